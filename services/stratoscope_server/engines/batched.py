@@ -1,0 +1,88 @@
+"""An engine made of a blocking runner: packs a job into batches and runs one batch after another on one thread."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from stratoscope_server.engines.packing import pack
+from stratoscope_server.engines.protocol import Job, Prompt, Tokenizer
+from stratoscope_wire import Block, Column, ModelCard
+from stratoscope_wire.request import Dtype
+
+
+class Runner(Protocol):
+    """Runs one batch. Called from one thread at a time."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What model this is."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        ...
+
+    def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
+        """Return the rows of all prompts, in their order, in memory that is not used again.
+
+        Raises
+        ------
+        EngineError
+            If the batch cannot be captured.
+        """
+        ...
+
+
+class BatchedEngine:
+    """The `Engine` over a `Runner`.
+
+    Batches of concurrent jobs take turns on the one thread, and each job has the next batch computing while its last
+    one is being sent, never more: a slow reader holds at most two batches.
+
+    Parameters
+    ----------
+    runner
+        What computes.
+    max_batch_tokens
+        Padded tokens per batch, at most; one longer prompt runs alone.
+    """
+
+    def __init__(self, runner: Runner, max_batch_tokens: int) -> None:
+        self._runner = runner
+        self._max_batch_tokens = max_batch_tokens
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    @property
+    def card(self) -> ModelCard:
+        """What model this is."""
+        return self._runner.card
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._runner.tokenizer
+
+    async def capture(self, job: Job) -> AsyncGenerator[Block, None]:
+        """Yield one block per batch; see `Engine.capture`."""
+        batches = iter(pack(job.prompts, self._max_batch_tokens))
+        running = self._submit(next(batches), job)
+        try:
+            for batch in batches:
+                block = await running
+                running = self._submit(batch, job)
+                yield block
+            yield await running
+        finally:
+            running.cancel()
+
+    async def check_ready(self) -> None:
+        """Return: a loaded runner can always answer."""
+
+    async def close(self) -> None:
+        """Let the running batch end and stop the thread."""
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+
+    def _submit(self, batch: Sequence[Prompt], job: Job) -> asyncio.Future[Block]:
+        return asyncio.wrap_future(self._thread.submit(self._runner.run, batch, job.columns, job.dtype))

@@ -1,0 +1,168 @@
+"""What an engine is: the one interface between the HTTP side and whatever runs the model."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stratoscope_wire import Block, Column, Message, ModelCard
+from stratoscope_wire.request import Dtype
+
+IntArray = npt.NDArray[np.int32]
+
+
+class EngineError(Exception):
+    """A capture failed for a reason that the caller should read.
+
+    Attributes
+    ----------
+    code
+        Stable name, for the error body or record.
+    retryable
+        Whether the same request may succeed later.
+    status
+        HTTP status if nothing was sent yet.
+    """
+
+    def __init__(self, code: str, message: str, *, status: int = 500, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenised text.
+
+    Attributes
+    ----------
+    token_ids : int32 array of shape (n_tokens,)
+    offsets : int32 array of shape (n_tokens, 2)
+        Half-open range of characters of the text that each token covers; (0, 0) for an added special token.
+    """
+
+    token_ids: IntArray
+    offsets: IntArray
+
+
+class Tokenizer(Protocol):
+    """Turns texts into token ids."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Encoded:
+        """Tokenise a text, never truncating it."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Message]) -> Encoded:
+        """Render messages with the model's own chat template, up to the generation prompt, and tokenise them.
+
+        Raises
+        ------
+        ValueError
+            If the model has no chat template, or the template refuses the messages.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpec:
+    """The rows one selector takes from one prompt.
+
+    Attributes
+    ----------
+    selector
+        The selector's label.
+    positions : int32 array of shape (n_positions,)
+        Absolute token positions, ascending, at least one.
+    pooled
+        Whether they become one row, their mean in float32, instead of a row each.
+    """
+
+    selector: str
+    positions: IntArray
+    pooled: bool
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows this gives."""
+        return 1 if self.pooled else len(self.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A tokenised stimulus and what to read of it.
+
+    Attributes
+    ----------
+    stimulus_id
+        The caller's id.
+    token_ids : int32 array of shape (n_tokens,)
+    rows
+        In the order of the request's selectors.
+    """
+
+    stimulus_id: str
+    token_ids: IntArray
+    rows: tuple[RowSpec, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.token_ids)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows in the answer."""
+        return sum(spec.n_rows for spec in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One admitted request: everything checked, nothing left to refuse."""
+
+    request_id: str
+    prompts: tuple[Prompt, ...]
+    columns: tuple[Column, ...]
+    dtype: Dtype
+
+
+class Engine(Protocol):
+    """Runs a model and reads its sites."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What model this is."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        ...
+
+    def capture(self, job: Job) -> AsyncGenerator[Block, None]:
+        """Yield the rows of every prompt, each prompt once and unbroken, in any order of prompts.
+
+        Closing the generator ends the work for this job.
+
+        Raises
+        ------
+        EngineError
+            If a prompt cannot be captured. No partial rows of it have been yielded as complete.
+        """
+        ...
+
+    async def check_ready(self) -> None:
+        """Return if the engine can answer.
+
+        Raises
+        ------
+        EngineError
+            If it cannot.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what the engine holds."""
+        ...
