@@ -4,6 +4,7 @@ from stratoscope_wire.card import Limits, ModelCard, SiteCard
 from stratoscope_wire.decoder import Expected, StreamDecoder
 from stratoscope_wire.encoder import Block, StreamEncoder
 from stratoscope_wire.errors import (
+    BlockError,
     ErrorBody,
     ErrorDetail,
     FingerprintMismatchError,
@@ -24,6 +25,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "ActivationsRequest",
     "Block",
+    "BlockError",
     "Capture",
     "Column",
     "ErrorBody",

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from stratoscope_wire.checksum import batch_checksum, stream_checksum
-from stratoscope_wire.dtypes import Values
+from stratoscope_wire.dtypes import NUMPY_TYPES, Values, is_finite, value_bytes
+from stratoscope_wire.errors import BlockError
 from stratoscope_wire.schema import BatchMark, ErrorRecord, Footer, StreamHeader, response_schema
 from stratoscope_wire.sites import Column
 
@@ -84,8 +85,9 @@ class StreamEncoder:
 
     def __init__(self, columns: Sequence[Column], header: StreamHeader) -> None:
         self._header = header
+        self._columns = columns
         self._schema = response_schema(columns, header.dtype)
-        self._row_bytes = sum(column.width for column in columns) * _item_bytes(self._schema, columns)
+        self._row_bytes = sum(column.width for column in columns) * value_bytes(header.dtype)
         self._sink = _Pieces()
         self._began = time.monotonic()
         self._checksums: list[str] = []
@@ -100,7 +102,14 @@ class StreamEncoder:
         return self._sink.take()
 
     def encode(self, block: Block) -> Iterator[list[Piece]]:
-        """Yield the messages of a block, one batch at a time, without copying its values."""
+        """Yield the messages of a block, one batch at a time, without copying its values.
+
+        Raises
+        ------
+        BlockError
+            If a column has not the shape or type announced, or a value that is not finite.
+        """
+        self._check(block)
         n_rows = len(block.stimulus_id)
         step = max(1, TARGET_BATCH_BYTES // max(1, self._row_bytes))
         for start in range(0, n_rows, step):
@@ -113,11 +122,11 @@ class StreamEncoder:
 
         Raises
         ------
-        RuntimeError
+        BlockError
             If stimuli or rows differ from what the header announced; the stream must then `fail`.
         """
         if (self._stimuli, self._rows) != (self._header.stimuli, self._header.rows):
-            raise RuntimeError(
+            raise BlockError(
                 f"the engine delivered {self._stimuli} stimuli in {self._rows} rows instead of "
                 f"{self._header.stimuli} in {self._header.rows}"
             )
@@ -144,6 +153,20 @@ class StreamEncoder:
         self._writer.write_batch(self._empty, custom_metadata=record.to_metadata())
         return [*self._sink.take(), POISON]
 
+    def _check(self, block: Block) -> None:
+        n_rows = len(block.stimulus_id)
+        kind = NUMPY_TYPES[self._header.dtype]
+        if len(block.values) != len(self._columns):
+            raise BlockError(f"{len(block.values)} columns were delivered instead of {len(self._columns)}")
+        for column, values in zip(self._columns, block.values, strict=True):
+            if values.shape != (n_rows, column.width) or values.dtype != kind:
+                raise BlockError(
+                    f"column {column.name} is {values.dtype} of shape {values.shape} instead of {kind.__name__} of "
+                    f"shape {(n_rows, column.width)}"
+                )
+            if not is_finite(values, self._header.dtype):
+                raise BlockError(f"column {column.name} has a value that is not finite")
+
     def _batch(self, block: Block, start: int, stop: int, *, is_open: bool) -> list[Piece]:
         rows = slice(start, stop)
         keys = [
@@ -165,7 +188,3 @@ class StreamEncoder:
         ids = block.stimulus_id[rows]
         self._stimuli += 1 + sum(a != b for a, b in itertools.pairwise(ids)) - int(is_open)
         return self._sink.take()
-
-
-def _item_bytes(schema: pa.Schema, columns: Sequence[Column]) -> int:
-    return int(schema.field(columns[0].name).type.value_type.byte_width)

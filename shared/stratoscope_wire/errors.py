@@ -1,6 +1,7 @@
 """Errors of the wire.
 
 WireError
+ ├─ BlockError                 an engine handed over what must not be sent
  └─ StreamError                what was received is not a good answer
      ├─ StreamCutError         it ended early; complete stimuli in it are good
      ├─ StreamCorruptError     it contradicts itself or the request; nothing of it may be kept
@@ -8,13 +9,15 @@ WireError
      └─ RemoteStreamError      the server says that it failed; complete stimuli are good
 """
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 
 
 class WireError(Exception):
     """Base of every error of this package."""
+
+
+class BlockError(WireError):
+    """What an engine handed over is incomplete, misshapen or not finite; it is not sent."""
 
 
 class StreamError(WireError):
@@ -61,6 +64,8 @@ class ErrorDetail(BaseModel):
         To be found again in the server's log.
     field, stimulus, limit, value
         The place in the request, the stimulus id, the limit and what was found, where they apply.
+    errors
+        Every finding about the request's fields, each with ``field`` and ``message``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +78,7 @@ class ErrorDetail(BaseModel):
     stimulus: str | None = None
     limit: int | None = None
     value: int | None = None
-    errors: list[dict[str, Any]] | None = None
+    errors: list[dict[str, str]] | None = None
 
 
 class ErrorBody(BaseModel):

@@ -1,0 +1,83 @@
+"""`stratoscope-server`: read the settings, load the engine, serve until told to stop."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import uvicorn
+
+from stratoscope_server.app import create_app
+from stratoscope_server.engines.protocol import Engine
+from stratoscope_server.settings import Settings, SettingsError
+from stratoscope_server.station import Station
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main() -> None:
+    """Run the server until a signal stops it; exits 1 if the model cannot be served, 2 on unusable settings."""
+    try:
+        settings = Settings.from_args(sys.argv[1:], os.environ)
+        sys.exit(serve(settings))
+    except SettingsError as error:
+        _complain(str(error))
+        sys.exit(EXIT_USAGE)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until stopped and return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    station = Station(engine_loader(settings), lambda: setattr(server, "should_exit", True))
+    try:
+        app = create_app(station, settings)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            http="h11",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=60,
+        )
+    )
+    server.run()
+    if station.failure is not None:
+        _complain(f"the model cannot be served: {station.failure}")
+        return EXIT_FAILED
+    return 0 if server.started else EXIT_FAILED
+
+
+def engine_loader(settings: Settings) -> Callable[[], Engine]:
+    """Return a function that builds the engine; only it imports what the engine needs."""
+    if settings.engine == "synthetic":
+        from stratoscope_server.engines import synthetic
+
+        return lambda: synthetic.load_engine(settings.max_batch_tokens)
+    try:
+        from stratoscope_server.engines import torch
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"the torch engine needs the package {error.name!r}: pip install 'stratoscope-server[torch]'"
+        ) from None
+    return lambda: torch.load_engine(
+        settings.model,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        max_batch_tokens=settings.max_batch_tokens,
+        cache_dir=settings.cache_dir,
+    )
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"stratoscope-server: {message}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Settings of a server: one frozen object, made once from flags and the environment."""
+
+import argparse
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal, NoReturn, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stratoscope_wire import Limits, ModelCard
+
+PREFIX: Final = "STRATOSCOPE_"
+
+CLIENT_VARIABLES: Final = frozenset({"STRATOSCOPE_BASE_URL", "STRATOSCOPE_API_KEY"})
+"""Variables of the same prefix that the client reads; here they mean nothing."""
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class SettingsError(ValueError):
+    """A flag or variable is unknown or has a value that cannot be used."""
+
+
+class Settings(BaseModel):
+    """Everything a deployer can set. A field ``max_stimuli`` is ``--max-stimuli`` and ``STRATOSCOPE_MAX_STIMULI``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["torch", "synthetic"] = Field("torch", description="what runs the model")
+    model: str = Field("smollm2-135m", description="the embedded model, a Hugging Face id, or a local folder")
+    revision: str | None = Field(None, description="commit of a Hugging Face id")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="type to compute in; auto: checkpoint's")
+    device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: a GPU if there is one")
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stratoscope",
+        description="where the embedded model is kept once converted",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a key is required")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0: a free one")
+    api_key_file: Path | None = Field(None, description="file of accepted API keys, one per line")
+    max_batch_tokens: Positive = Field(2048, description="padded tokens per forward pass")
+    max_body_bytes: Positive = Field(8 << 20, description="bytes of a request body")
+    max_stimuli: Positive = Field(256, description="stimuli per request")
+    max_characters_per_text: Positive = Field(49_152, description="characters per text, checked before tokenising")
+    max_tokens_per_text: Positive = Field(8192, description="tokens per text; never above the model's own length")
+    max_tokens_per_request: Positive = Field(65_536, description="tokens per request")
+    max_response_bytes: Positive = Field(4 << 30, description="bytes of activations per answer, computed exactly")
+
+    @model_validator(mode="after")
+    def _beyond_loopback_needs_a_key(self) -> Self:
+        if not _is_loopback(self.host) and self.api_key_file is None:
+            raise ValueError(f"host {self.host} can be reached from other machines: give --api-key-file as well")
+        return self
+
+    @classmethod
+    def from_args(cls, args: Sequence[str], environ: Mapping[str, str]) -> Self:
+        """Make settings from command-line flags, then variables, then defaults.
+
+        Raises
+        ------
+        SettingsError
+            If a flag or a ``STRATOSCOPE_*`` variable is unknown, or a value cannot be used.
+        """
+        given = _from_environ(environ, cls) | _from_flags(args, cls)
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(fault["loc"], fault["msg"]) for fault in error.errors())) from None
+
+    def limits(self, card: ModelCard) -> Limits:
+        """Return the limits in force for a model."""
+        fields = {name: getattr(self, name) for name in Limits.model_fields}
+        return Limits(**fields | {"max_tokens_per_text": min(self.max_tokens_per_text, card.max_tokens)})
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = str(location[0]) if location else ""
+    flag = f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): " if name else ""
+    return flag + message.removeprefix("Value error, ")
+
+
+def _from_environ(environ: Mapping[str, str], settings: type[Settings]) -> dict[str, str]:
+    known = {PREFIX + name.upper(): name for name in settings.model_fields}
+    mine = {key: value for key, value in environ.items() if key.startswith(PREFIX) and key not in CLIENT_VARIABLES}
+    for key in mine:
+        if key not in known:
+            raise SettingsError(f"unknown variable {key}{_suggest(key, known)}")
+    return {known[key]: value for key, value in mine.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def _from_flags(args: Sequence[str], settings: type[Settings]) -> dict[str, str]:
+    parser = _Parser(
+        prog="stratoscope serve",
+        description="Serve the hidden states of a language model. Every flag is also a STRATOSCOPE_* variable.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, field in settings.model_fields.items():
+        choices = get_args(field.annotation) if name in ("engine", "dtype") else None
+        default = field.get_default(call_default_factory=True, validated_data={})
+        note = f"{field.description} [{'none' if default is None else default}]"
+        parser.add_argument(f"--{name.replace('_', '-')}", choices=choices, help=note, metavar=None if choices else "X")
+    given, unknown = parser.parse_known_args(args)
+    if unknown:
+        flags = [f"--{name.replace('_', '-')}" for name in settings.model_fields]
+        raise SettingsError(f"unknown argument {unknown[0]}{_suggest(unknown[0], flags)}")
+    return dict(vars(given))
+
+
+def _suggest(word: str, known: Mapping[str, str] | Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,74 @@
+"""The station: holds the engine from loading to closing, and says whether it can answer."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from stratoscope_server.engines.protocol import Engine, EngineError
+from stratoscope_server.problems import ApiError
+
+logger = logging.getLogger(__name__)
+
+
+class Station:
+    """Loads an engine while the server already listens.
+
+    Parameters
+    ----------
+    load
+        Builds the engine; called once, on a thread.
+    on_failure
+        Called if loading fails; is expected to end the server.
+    """
+
+    def __init__(self, load: Callable[[], Engine], on_failure: Callable[[], None]) -> None:
+        self._load = load
+        self._on_failure = on_failure
+        self._engine: Engine | None = None
+        self.failure: Exception | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded engine.
+
+        Raises
+        ------
+        ApiError
+            503 as long as there is none.
+        """
+        if self._engine is None:
+            raise _unavailable("the model is still being loaded", retry_after=5)
+        return self._engine
+
+    async def check_ready(self) -> None:
+        """Return if the engine answers; otherwise raise a 503."""
+        try:
+            await self.engine.check_ready()
+        except EngineError as error:
+            raise _unavailable(str(error), retry_after=5) from None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load on entry, in the background; close on exit."""
+        loading = asyncio.create_task(self._run_load())
+        try:
+            yield
+        finally:
+            await asyncio.wait([loading])
+            if self._engine is not None:
+                await self._engine.close()
+
+    async def _run_load(self) -> None:
+        try:
+            engine = await asyncio.to_thread(self._load)
+        except Exception as error:  # noqa: BLE001 - kept whole, and ends the process with its message
+            self.failure = error
+            self._on_failure()
+        else:
+            self._engine = engine
+            logger.info("ready: %s, fingerprint %s", engine.card.model, engine.card.fingerprint)
+
+
+def _unavailable(message: str, *, retry_after: int) -> ApiError:
+    return ApiError(503, "not_ready", message, headers={"Retry-After": str(retry_after)}, retryable=True)
