@@ -1,0 +1,98 @@
+"""From words to arguments and from results to words: what the commands read and print."""
+
+from pathlib import Path
+
+import polars as pl
+
+from stratoscope.collection import Progress
+from stratoscope.experiments import EXPERIMENTS, load_experiment
+from stratoscope.planning import CollectionPlan
+from stratoscope.stimuli import StimulusTable, load_stimuli
+from stratoscope_wire import Limits, ModelCard
+
+
+def read_stimuli(word: str) -> StimulusTable:
+    """Load a stimulus file, or a built-in experiment by its name."""
+    # A stimulus file has a suffix, so no file can be mistaken for an experiment.
+    names_of_experiments = [experiment.name for experiment in EXPERIMENTS]
+    return load_experiment(word) if word in names_of_experiments else load_stimuli(word)
+
+
+def names(word: str) -> list[str]:
+    """Split a list separated by commas."""
+    return [part.strip() for part in word.split(",") if part.strip()]
+
+
+def layers(word: str) -> str | list[int]:
+    """Read ``all``, a slice, or numbers separated by commas; anything else is left for the check of the capture."""
+    parts = names(word)
+    if all(part.removeprefix("-").isdigit() for part in parts):
+        return [int(part) for part in parts]
+    return word
+
+
+def collected(counts: Progress, out: Path) -> str:
+    """Say what a collection brought."""
+    lines = [
+        f"{out}: {counts.already_there + counts.committed} of {counts.total} stimuli "
+        f"({counts.already_there} were there, {counts.committed} fetched in {counts.requests} requests, "
+        f"{counts.shards} shards, {size(counts.bytes)})"
+    ]
+    if counts.failed:
+        lines.append(f"{counts.failed} stimuli were refused by the server and are not in the run")
+    return "\n".join(lines)
+
+
+def planned(cost: CollectionPlan) -> str:
+    """Say what a collection would cost."""
+    rows = [
+        ("stimuli", f"{cost.n_stimuli:,}"),
+        ("tokens", f"{cost.n_tokens:,}"),
+        ("rows", f"{cost.n_rows:,}"),
+        ("columns", f"{cost.n_columns:,}"),
+        ("requests", f"{cost.n_requests:,}"),
+        ("on the wire", f"{size(cost.wire_bytes)} ({cost.wire_bytes:,} bytes of {cost.dtype})"),
+        ("on disk", f"at most {size(cost.disk_bytes)} before compression"),
+    ]
+    return "\n".join(f"{name:12} {value}" for name, value in rows)
+
+
+def model_card(card: ModelCard, limits: Limits) -> str:
+    """Show a model card and the server's limits."""
+    facts = [
+        ("model", f"{card.model} ({card.revision})"),
+        ("architecture", f"{card.architecture}, {card.dtype}, by engine {card.engine}"),
+        ("shape", f"{card.n_layers} layers, d_model {card.d_model}, {card.n_heads} heads of {card.d_head}"),
+        ("sites", ", ".join(site.site for site in card.sites)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
+        ("fingerprint", card.fingerprint),
+        *((name.replace("_", " "), f"{value:,}") for name, value in limits.model_dump().items()),
+    ]
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in facts)
+
+
+def peaks_table(peaks: pl.DataFrame) -> str:
+    """Show peak layers and scores, one line per target and site, for each target's main metric."""
+    shown = peaks.filter(pl.col("metric").is_in(["balanced_accuracy", "r2"]))
+    head = (
+        f"{'target':22} {'site':11} {'peak layer':>10}  {'score':>6}  {'95% interval':14} {'shuffled':>8} {'text':>6}"
+    )
+    lines = [head, "-" * len(head)]
+    for row in shown.iter_rows(named=True):
+        text = "" if row["text_score"] is None else f"{row['text_score']:.3f}"
+        lines.append(
+            f"{row['target']:22} {row['site']:11} {row['peak_layer']:>10}  {row['score']:6.3f}  "
+            f"[{row['low']:.3f}, {row['high']:.3f}] {row['shuffled_mean']:>8.3f} {text:>6}"
+        )
+    return "\n".join(lines)
+
+
+def size(n_bytes: int) -> str:
+    """Write a number of bytes for a person."""
+    value = float(n_bytes)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,263 @@
+"""Collecting a run: whatever is missing is fetched, verified and committed; the same call finishes what was begun."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from stratoscope.captures import Layers, capture_columns, lossless_dtype, make_capture
+from stratoscope.client import Client
+from stratoscope.errors import (
+    ConfigurationError,
+    ServerLostError,
+    StimulusRefusedError,
+    StratoscopeError,
+    TooLargeError,
+    UnprocessableRequestError,
+)
+from stratoscope.fetchers import Fetchers
+from stratoscope.fetching import Fetched
+from stratoscope.packing import TARGET_BYTES, Recipe, halve, pack
+from stratoscope.retries import is_retryable
+from stratoscope.stimuli.table import StimulusTable
+from stratoscope.store.ledger import StimulusRecord
+from stratoscope.store.measurement import Measurement
+from stratoscope.store.writer import RunWriter
+from stratoscope_wire import ActivationsRequest, Selector, Stimulus
+from stratoscope_wire.request import Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSettings:
+    """How a run is collected; none of it changes what is measured.
+
+    Attributes
+    ----------
+    request_bytes
+        Activations per answer aimed at.
+    shard_bytes, shard_seconds
+        A shard is committed once it holds so many bytes of float32, or so long after the last one.
+    max_failures
+        So many requests in a row may fail, each after all its retries, before collection stops.
+    on_refusal
+        ``"stop"`` at a stimulus that the server refuses for good, or ``"skip"`` it and mark it as failed.
+    """
+
+    request_bytes: int = TARGET_BYTES
+    shard_bytes: int = 64 << 20
+    shard_seconds: float = 60.0
+    max_failures: int = 3
+    on_refusal: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a collection is.
+
+    Attributes
+    ----------
+    total
+        Stimuli wanted.
+    already_there
+        Of them, committed before.
+    fetched
+        Of them, verified now; they survive a crash once `committed` counts them.
+    committed
+        Of the fetched, committed.
+    failed
+        Of them, refused by the server for good.
+    shards, bytes
+        Written now; bytes are those of the files.
+    requests
+        Sent now, retries included.
+    """
+
+    total: int
+    already_there: int
+    fetched: int = 0
+    committed: int = 0
+    failed: int = 0
+    shards: int = 0
+    bytes: int = 0
+    requests: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every stimulus wanted is committed."""
+        return self.already_there + self.committed == self.total
+
+
+def collect(
+    table: StimulusTable,
+    run_dir: str | Path,
+    client: Client,
+    *,
+    sites: Sequence[str] = ("resid_post",),
+    layers: Layers = "all",
+    select: Sequence[Selector | str] = ("last",),
+    add_special_tokens: bool = True,
+    concurrency: int = 2,
+    settings: CollectSettings | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Collect activations of every stimulus of a table into a run.
+
+    Stimuli that the run already holds are not asked for again. However this ends, by an error, an interrupt or a
+    power failure, what was committed stays, and the same call goes on with the rest.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run; made if it does not exist.
+    sites, layers, select
+        What to read; see `stratoscope.captures.make_capture`.
+    concurrency
+        Requests in flight.
+    progress
+        Called after every answer and every commit.
+
+    Returns
+    -------
+    Progress
+        The final counts.
+
+    Raises
+    ------
+    RunError
+        If the run holds another model, capture or content, or another process writes to it.
+    StimulusRefusedError
+        If the server refuses a stimulus for good.
+    ServerLostError
+        If too many requests in a row failed.
+    StratoscopeError
+        If an answer is corrupt, the model changes, or the key is wrong.
+    OSError
+        If the disk is full or fails.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency is {concurrency}; it must be at least 1")
+    card = client.model()
+    capture = make_capture(sites, layers, select)
+    columns = capture_columns(capture, card)
+    recipe = Recipe(capture, columns, lossless_dtype(capture, card), add_special_tokens)
+    recipe.request(table.stimuli)
+    with RunWriter(run_dir, Measurement(card, capture, columns, add_special_tokens)) as writer:
+        writer.enter(table)
+        writer.write_manifest()
+        records = writer.stimuli()
+        wanted = missing(records)
+        requests = pack(wanted, recipe, client.limits(), (settings or CollectSettings()).request_bytes)
+        counts = Progress(total=len(records), already_there=len(records) - len(wanted))
+        collection = _Collection(writer, counts, settings or CollectSettings(), progress or (lambda _: None))
+        try:
+            with Fetchers(client.try_fetch, requests, concurrency) as fetchers:
+                for fetched in fetchers:
+                    collection.take(fetched, fetchers)
+        finally:
+            collection.commit()
+    return counts
+
+
+def missing(records: Sequence[StimulusRecord]) -> list[Stimulus]:
+    """Return the stimuli of a run that are still to be fetched: wanted less done, in order."""
+    return [record.stimulus for record in records if record.state != "done"]
+
+
+@dataclass(slots=True)
+class _Collection:
+    """Takes answers, keeps them until they make a shard, and decides what to do about failures."""
+
+    writer: RunWriter
+    counts: Progress
+    settings: CollectSettings
+    progress: Callable[[Progress], None]
+    failures: int = 0
+    buffer: list[tuple[pa.RecordBatch, Dtype]] = field(default_factory=list)
+    buffered_stimuli: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def take(self, fetched: Fetched | None, fetchers: Fetchers) -> None:
+        """Keep what came of a request, if one came; see to what did not; and commit a shard if it is due."""
+        if fetched is not None:
+            self._keep(fetched)
+            if fetched.error is not None:
+                fetchers.add(self._after_failure(fetched, fetched.error))
+            self.progress(self.counts)
+        if self._is_due():
+            self.commit()
+
+    def _keep(self, fetched: Fetched) -> None:
+        n_came = len(fetched.request.stimuli) - len(fetched.missing)
+        self.buffer += [(batch, fetched.request.dtype) for batch in fetched.batches]
+        self.buffered_stimuli += n_came
+        self.counts.fetched += n_came
+        self.counts.requests += fetched.n_calls
+        self.failures = 0 if n_came else self.failures + 1
+
+    def commit(self) -> None:
+        """Commit what is buffered as one shard."""
+        # Emptied first: after a failed write the same rows must not be tried again on the way out.
+        batches, self.buffer = self.buffer, []
+        n_stimuli, self.buffered_stimuli = self.buffered_stimuli, 0
+        self.since = time.monotonic()
+        if not batches:
+            return
+        record = self.writer.commit(batches)
+        self.writer.write_manifest()
+        self.counts.committed += n_stimuli
+        self.counts.shards += 1
+        self.counts.bytes += record.bytes
+        self.progress(self.counts)
+
+    def _is_due(self) -> bool:
+        n_bytes = sum(batch.num_rows for batch, _ in self.buffer) * self.writer.measurement.row_bytes
+        return n_bytes >= self.settings.shard_bytes or time.monotonic() - self.since >= self.settings.shard_seconds
+
+    def _after_failure(self, fetched: Fetched, error: StratoscopeError) -> list[ActivationsRequest]:
+        """Return what to ask instead, or raise the error if that is the end."""
+        absent = set(fetched.missing)
+        left = [stimulus for stimulus in fetched.request.stimuli if stimulus.id in absent]
+        request = fetched.request.model_copy(update={"stimuli": left})
+        if isinstance(error, TooLargeError) and len(left) > 1:
+            self.failures = 0
+            return halve(request)
+        refused = _refused(error, left)
+        if refused is not None:
+            self.failures = 0
+            return self._after_refusal(request, refused, error)
+        self.writer.note_failures(fetched.missing, str(error), final=False)
+        if not is_retryable(error):
+            raise error
+        if self.failures >= self.settings.max_failures:
+            raise ServerLostError(
+                f"{self.failures} requests in a row failed; {self.counts.fetched} stimuli were fetched. Run the same "
+                f"command again to go on. The last failure: {error}"
+            ) from error
+        return [request]
+
+    def _after_refusal(
+        self, request: ActivationsRequest, refused: Stimulus, error: StratoscopeError
+    ) -> list[ActivationsRequest]:
+        skip = self.settings.on_refusal == "skip"
+        self.writer.note_failures([refused.id], str(error), final=skip)
+        if not skip:
+            raise StimulusRefusedError(
+                f"the server refuses stimulus {refused.id!r}: {error}. Change or remove it and run the same command "
+                "again, or skip what is refused",
+                [refused.id],
+            ) from error
+        self.counts.failed += 1
+        others = [stimulus for stimulus in request.stimuli if stimulus.id != refused.id]
+        return [request.model_copy(update={"stimuli": others})] if others else []
+
+
+def _refused(error: StratoscopeError, left: Sequence[Stimulus]) -> Stimulus | None:
+    """Return the stimulus that the server will never take, if the error names one."""
+    if isinstance(error, TooLargeError) and len(left) == 1:
+        return left[0]
+    if isinstance(error, UnprocessableRequestError):
+        return next((stimulus for stimulus in left if stimulus.id == error.stimulus), None)
+    return None

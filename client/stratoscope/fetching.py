@@ -1,0 +1,161 @@
+"""Fetching one request until every stimulus has come, as a dialogue that performs no I/O.
+
+A dialogue is a generator: it yields what is to be done, a `Call` or a `Pause`, and is sent the `Answer` of a call.
+`stratoscope.client` and `stratoscope.async_client` perform the steps; everything that is decided is decided here.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from stratoscope.captures import capture_columns, row_bytes, to_json
+from stratoscope.errors import APIConnectionError, StratoscopeError
+from stratoscope.faults import status_error, wire_error
+from stratoscope.retries import RetryPolicy
+from stratoscope.transport import JSON_TYPE, Answer, Call, content_type_error
+from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, Column, Expected, ModelCard, Stimulus, StreamDecoder
+from stratoscope_wire.errors import StreamCorruptError, WireError
+
+T = TypeVar("T")
+
+
+class Pause(NamedTuple):
+    """Wait before the next step."""
+
+    seconds: float
+
+
+Steps = Generator[Call | Pause, Answer | None, T]
+"""A dialogue that ends with a `T`."""
+
+FRAMING_BYTES_PER_ROW = 2048
+"""Most that a row's id, selector, position and token id take."""
+
+FRAMING_BYTES_PER_VALUE = 256
+"""Most that Arrow says about one column of one batch; every row may come in a batch of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of a request.
+
+    Attributes
+    ----------
+    request
+        As it was first asked.
+    batches
+        Verified record batches, in the request's dtype; every stimulus in them is complete, and comes from one answer.
+    missing
+        Ids of the stimuli that did not come.
+    error
+        Why they did not; ``None`` if nothing is missing.
+    n_calls
+        Requests it took.
+    """
+
+    request: ActivationsRequest
+    batches: list[pa.RecordBatch]
+    missing: tuple[str, ...]
+    error: StratoscopeError | None
+    n_calls: int
+
+
+def ask(call: Call, policy: RetryPolicy) -> Steps[Answer]:
+    """Ask for JSON until it comes.
+
+    Raises
+    ------
+    StratoscopeError
+        The last failure, when it is not worth another attempt.
+    """
+    n_failures = 0
+    while True:
+        answer = yield call
+        assert answer is not None
+        error = answer_error(answer, JSON_TYPE) or answer.error
+        if error is None:
+            return answer
+        n_failures += 1
+        wait_s = policy.wait_s(error, n_failures)
+        if wait_s is None:
+            raise error
+        yield Pause(wait_s)
+
+
+def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy) -> Steps[Fetched]:
+    """Ask for activations until every stimulus has come.
+
+    After a cut, complete stimuli are kept and only the others are asked for again: a stimulus is never put together
+    from two answers. Failures that are not worth another attempt end up in the result, next to what did come.
+    """
+    columns = capture_columns(request.capture, card)
+    batches: list[pa.RecordBatch] = []
+    remaining = request
+    n_failures = n_calls = 0
+    while True:
+        answer = yield _activations_call(remaining, columns, card.fingerprint)
+        assert answer is not None
+        n_calls += 1
+        came, error = read_answer(answer, remaining, columns, card.fingerprint)
+        batches += came
+        left = without(remaining, came)
+        if not left:
+            return Fetched(request, batches, (), None, n_calls)
+        assert error is not None
+        n_failures = 1 if came else n_failures + 1
+        wait_s = policy.wait_s(error, n_failures)
+        remaining = remaining.model_copy(update={"stimuli": left})
+        if wait_s is None:
+            return Fetched(request, batches, tuple(stimulus.id for stimulus in left), error, n_calls)
+        yield Pause(wait_s)
+
+
+def read_answer(
+    answer: Answer, request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str
+) -> tuple[list[pa.RecordBatch], StratoscopeError | None]:
+    """Verify what came of a stream; return the batches to keep, and what is wrong with it."""
+    error = answer_error(answer, CONTENT_TYPE)
+    if error is not None:
+        return [], error
+    batches: list[pa.RecordBatch] = []
+    decoder = StreamDecoder(pa.py_buffer(answer.body), Expected.of(request, columns, fingerprint))
+    try:
+        batches.extend(decoder)
+    except StreamCorruptError as fault:
+        return [], wire_error(fault, answer.headers.get("x-request-id"))
+    except WireError as fault:
+        cut = wire_error(fault, answer.headers.get("x-request-id"))
+        cut.__cause__ = answer.error
+        return batches, cut
+    return batches, None
+
+
+def answer_error(answer: Answer, content_type: str) -> StratoscopeError | None:
+    """Return why an answer cannot be read at all, if it cannot."""
+    if answer.status == 0:
+        return answer.error
+    if answer.status != 200:
+        return status_error(answer.status, answer.headers, bytes(answer.body), answer.url)
+    # What came before a broken connection may still hold complete stimuli; what came before any other error does not.
+    if answer.error is not None and not isinstance(answer.error, APIConnectionError):
+        return answer.error
+    return content_type_error(answer, content_type)
+
+
+def without(request: ActivationsRequest, batches: list[pa.RecordBatch]) -> list[Stimulus]:
+    """Return the stimuli of a request that are not in the batches."""
+    came = {stimulus_id for batch in batches for stimulus_id in batch.column(0).unique().to_pylist()}
+    return [stimulus for stimulus in request.stimuli if stimulus.id not in came]
+
+
+def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str) -> Call:
+    return Call(
+        "POST",
+        "/v1/activations",
+        to_json(request),
+        headers={"X-Fingerprint": fingerprint},
+        row_bytes=row_bytes(columns, request.dtype),
+        row_framing_bytes=FRAMING_BYTES_PER_ROW + FRAMING_BYTES_PER_VALUE * len(columns),
+    )

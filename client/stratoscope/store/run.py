@@ -1,0 +1,233 @@
+"""Reading a run."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from stratoscope.errors import InvalidRequestError, RunError, RunIncompleteError, ShardDamagedError
+from stratoscope.rows import IntArray, RowIndex, is_ragged
+from stratoscope.stimuli.fields import field_series
+from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord
+from stratoscope.store.measurement import Measurement
+from stratoscope.store.recovery import shard_faults
+from stratoscope.store.shard import FOLDER, read_keys
+from stratoscope.store.views import RunColumns, RunTokens
+from stratoscope_wire import Capture, Column, ModelCard
+from stratoscope_wire.schema import KEY_FIELDS
+
+
+class Run:
+    """A run as it was when opened; it may be read while it is being collected. Open it with `Run.open`.
+
+    Whatever is returned has its rows in the order of `stimuli`.
+
+    Attributes
+    ----------
+    path : Path
+        Folder of the run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        measurement: Measurement,
+        records: list[StimulusRecord],
+        shards: list[ShardRecord],
+        *,
+        allow_incomplete: bool,
+    ) -> None:
+        self.path = path
+        self._measurement = measurement
+        self._all_records = records
+        self._shards = shards
+        self._allow_incomplete = allow_incomplete
+
+    @classmethod
+    def open(cls, path: str | Path, *, allow_incomplete: bool = False) -> "Run":
+        """Open a run.
+
+        Parameters
+        ----------
+        path
+            Folder of the run.
+        allow_incomplete
+            Whether to leave stimuli without activations out of everything, instead of refusing to give activations.
+
+        Raises
+        ------
+        RunNotFoundError
+            If there is none.
+        ShardDamagedError
+            If a committed file is missing or has another length.
+        """
+        path = Path(path)
+        ledger = Ledger(path, writable=False)
+        try:
+            with ledger.snapshot():
+                measurement, records, shards = ledger.measurement(), ledger.stimuli(), ledger.shards()
+        finally:
+            ledger.close()
+        if measurement is None:
+            raise RunError(f"the run {path} was never begun; collect into it first")
+        faults = shard_faults(path, shards)
+        if faults:
+            raise ShardDamagedError(f"the run {path} is damaged: {'; '.join(faults)}. Restore it from a copy")
+        return cls(path, measurement, records, shards, allow_incomplete=allow_incomplete)
+
+    def __repr__(self) -> str:
+        done = sum(record.state == "done" for record in self._all_records)
+        return f"Run({str(self.path)!r}, {done} of {len(self._all_records)} stimuli, model {self.card.model!r})"
+
+    @property
+    def card(self) -> ModelCard:
+        """The model that was measured."""
+        return self._measurement.card
+
+    @property
+    def capture(self) -> Capture:
+        """What was captured, as it was asked for."""
+        return self._measurement.capture
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns of activations."""
+        return self._measurement.columns
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Labels of the selectors."""
+        return self._measurement.capture.labels
+
+    @property
+    def add_special_tokens(self) -> bool:
+        """Whether texts were tokenised with the model's special tokens."""
+        return self._measurement.add_special_tokens
+
+    @property
+    def missing(self) -> dict[str, str | None]:
+        """Ids of the stimuli without activations, each with the last error if there was one."""
+        return {record.id: record.error for record in self._all_records if record.state != "done"}
+
+    @property
+    def shard_paths(self) -> tuple[Path, ...]:
+        """Files that hold the rows. Read these, never whatever else lies in the folder."""
+        return tuple(self.path / FOLDER / shard.name for shard in self._shards)
+
+    def stimuli(self) -> pl.DataFrame:
+        """Return the stimuli: ``id``, ``text``, then every label and group.
+
+        Of an incomplete run opened with `allow_incomplete`, only those with activations.
+        """
+        records = self._records
+        contents = [record.stimulus for record in records]
+        fields = [json.loads(record.fields) for record in records]
+        names = list(dict.fromkeys(name for row in fields for name in row))
+        return pl.DataFrame(
+            [
+                pl.Series("id", [record.id for record in records], dtype=pl.String),
+                pl.Series("text", [stimulus.text for stimulus in contents], dtype=pl.String),
+                *(field_series(name, [row.get(name) for row in fields]) for name in names),
+            ]
+        )
+
+    def activations(self, selector: str | None = None) -> RunColumns:
+        """Return a view of the activations: ``(site, layer)`` to a float32 array of shape (n_stimuli, width).
+
+        An array is read from disk each time it is asked for.
+
+        Parameters
+        ----------
+        selector
+            Label of a selector with one row per stimulus; may be left out if it is the only one.
+
+        Raises
+        ------
+        RunIncompleteError
+            If stimuli have no activations yet and the run was not opened with `allow_incomplete`.
+        InvalidRequestError
+            If there is no such selector, or it gives several rows per stimulus.
+        """
+        label = self._label(selector)
+        if is_ragged(label):
+            raise InvalidRequestError(f"selector {label!r} gives one row per token; use Run.tokens({label!r})")
+        return RunColumns(self.columns, self.card.n_layers, self.shard_paths, self._index, label)
+
+    def tokens(self, selector: str) -> RunTokens:
+        """Return a view of a selector such as ``all``: ``(site, layer)`` to n_stimuli arrays (n_tokens, width)."""
+        return RunTokens(self.columns, self.card.n_layers, self.shard_paths, self._index, self._label(selector))
+
+    def positions(self, selector: str | None = None) -> IntArray:
+        """Return the token position of a selector's rows, int32 of shape (n_rows,); -1 where pooled."""
+        return self._index.position[self._index.selectors[self._label(selector)].rows]
+
+    def token_ids(self, selector: str | None = None) -> IntArray:
+        """Return the token id of a selector's rows, int32 of shape (n_rows,); -1 where pooled."""
+        return self._index.token_id[self._index.selectors[self._label(selector)].rows]
+
+    def counts(self, selector: str | None = None) -> IntArray:
+        """Return the number of a selector's rows per stimulus, int32 of shape (n_stimuli,)."""
+        return self._index.selectors[self._label(selector)].counts.astype("int32")
+
+    def verify(self) -> list[str]:
+        """Read every byte of the run; return what is wrong, each fault naming its file. Empty if all is well."""
+        faults = shard_faults(self.path, self._shards, contents=True)
+        if not faults:
+            try:
+                self._check_keys()
+            except ShardDamagedError as error:
+                faults.append(str(error))
+        return faults
+
+    @property
+    def _records(self) -> list[StimulusRecord]:
+        return [r for r in self._all_records if r.state == "done" or not self._allow_incomplete]
+
+    @cached_property
+    def _index(self) -> RowIndex:
+        missing = self.missing
+        if missing and not self._allow_incomplete:
+            first, error = next(iter(missing.items()))
+            raise RunIncompleteError(
+                f"{len(missing)} of {len(self._all_records)} stimuli of the run {self.path} have no activations yet, "
+                f"the first is {first!r}{f' ({error})' if error else ''}; collect them, or open the run with "
+                "allow_incomplete=True to leave them out"
+            )
+        try:
+            return RowIndex.of(self._check_keys(), [record.id for record in self._records], self.selectors)
+        except ValueError as error:
+            raise ShardDamagedError(f"the run {self.path} is damaged: {error}") from None
+
+    def _check_keys(self) -> pa.Table:
+        """Read the key columns of all shards, and hold them against the ledger."""
+        placed: dict[str, list[StimulusRecord]] = {shard.name: [] for shard in self._shards}
+        for record in self._all_records:
+            if record.shard is not None:
+                placed[record.shard].append(record)
+        tables = [pa.schema(KEY_FIELDS).empty_table()]
+        for path in self.shard_paths:
+            keys = read_keys(path, self.card.fingerprint)
+            if keys.column("stimulus_id").to_pylist() != list(_expected_ids(placed[path.name])):
+                raise ShardDamagedError(f"the rows of shard {path.name} are not those that the ledger has for it")
+            tables.append(keys)
+        return pa.concat_tables(tables)
+
+    def _label(self, selector: str | None) -> str:
+        if selector is None and len(self.selectors) == 1:
+            return self.selectors[0]
+        if selector not in self.selectors:
+            wrong = "name a selector" if selector is None else f"selector {selector!r} was not captured"
+            raise InvalidRequestError(f"{wrong}; the run has {', '.join(self.selectors)}")
+        return selector
+
+
+def _expected_ids(records: list[StimulusRecord]) -> Iterator[str]:
+    row = 0
+    for record in sorted(records, key=lambda record: record.row0 or 0):
+        if record.row0 != row:
+            raise ShardDamagedError(f"the ledger has a gap before the rows of stimulus {record.id!r}")
+        row += record.rows or 0
+        yield from [record.id] * (record.rows or 0)

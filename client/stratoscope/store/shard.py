@@ -1,0 +1,147 @@
+"""Shards: immutable Parquet files of rows, readable by polars, pandas and DuckDB without any code of ours."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stratoscope.errors import ShardDamagedError
+from stratoscope.rows import FloatArray
+from stratoscope.store.ledger import Placement
+from stratoscope.store.measurement import Measurement
+from stratoscope_wire import Column
+from stratoscope_wire.dtypes import to_float32
+from stratoscope_wire.request import Dtype
+from stratoscope_wire.schema import KEY_FIELDS, response_schema
+
+FOLDER: Final = "shards"
+SUFFIX: Final = ".parquet"
+NAME_DIGITS: Final = 24
+KEY_NAMES: Final = tuple(field.name for field in KEY_FIELDS)
+FINGERPRINT_KEY: Final = "stratoscope.fingerprint"
+
+
+def shard_schema(measurement: Measurement) -> pa.Schema:
+    """Return the schema of a run's shards: four key columns, then one fixed-size list of float32 per column."""
+    facts = {
+        FINGERPRINT_KEY: measurement.card.fingerprint,
+        "stratoscope.model": measurement.card.model,
+        "stratoscope.revision": measurement.card.revision,
+        "stratoscope.capture": measurement.capture_json(),
+    }
+    return response_schema(measurement.columns, "float32").with_metadata(facts)
+
+
+def shard_table(batches: Sequence[tuple[pa.RecordBatch, Dtype]], measurement: Measurement) -> pa.Table:
+    """Bring verified batches into the form of a shard, every value widened exactly to float32."""
+    schema = shard_schema(measurement)
+    arrays = [pa.concat_arrays([batch.column(name) for batch, _ in batches]) for name in KEY_NAMES]
+    for column in measurement.columns:
+        values = np.concatenate([_values(batch, column.name, dtype) for batch, dtype in batches])
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values), type=schema.field(column.name).type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def placements(table: pa.Table) -> list[Placement]:
+    """Say where each stimulus lies in a shard; its rows are adjacent."""
+    row0 = 0
+    found = []
+    for stimulus_id, rows in groupby(table.column("stimulus_id").to_pylist()):
+        n_rows = sum(1 for _ in rows)
+        found.append(Placement(stimulus_id, row0, n_rows))
+        row0 += n_rows
+    return found
+
+
+def write_shard(table: pa.Table, path: Path) -> None:
+    """Write a shard: one row group, byte planes split and compressed, every page with a checksum."""
+    pq.write_table(
+        table,
+        path,
+        row_group_size=table.num_rows,
+        use_dictionary=False,
+        write_statistics=False,
+        compression="zstd",
+        compression_level=1,
+        use_byte_stream_split=[f"{name}.list.element" for name in table.schema.names[len(KEY_NAMES) :]],
+        write_page_checksum=True,
+    )
+
+
+def check_shard(table: pa.Table, path: Path) -> None:
+    """Read a shard back and compare every value with what was to be written.
+
+    Raises
+    ------
+    ShardDamagedError
+        If it differs.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            same = file.num_row_groups == 1 and file.read().equals(table)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardDamagedError(f"the shard just written to {path} cannot be read back: {error}") from error
+    if not same:
+        raise ShardDamagedError(f"the shard just written to {path} does not read back as it was written")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_keys(path: Path, fingerprint: str) -> pa.Table:
+    """Read the key columns of a shard.
+
+    Raises
+    ------
+    ShardDamagedError
+        If it cannot be read or holds another model's rows.
+    """
+    table = _read(path, KEY_NAMES)
+    found = (table.schema.metadata or {}).get(FINGERPRINT_KEY.encode(), b"").decode()
+    if found != fingerprint:
+        raise ShardDamagedError(
+            f"shard {path.name} holds rows of the model {found!r}, the run those of {fingerprint!r}"
+        )
+    return table.select(KEY_NAMES).cast(pa.schema(KEY_FIELDS))
+
+
+def read_column(paths: Sequence[Path], column: Column) -> Iterator[FloatArray]:
+    """Read one column of activations, one shard at a time, as arrays of shape (n_rows, width).
+
+    Raises
+    ------
+    ShardDamagedError
+        If a shard cannot be read.
+    """
+    for path in paths:
+        rows = _read(path, [column.name]).column(0)
+        kind = rows.type
+        fits = pa.types.is_fixed_size_list(kind) and kind.list_size == column.width and kind.value_type == pa.float32()
+        if not fits or rows.null_count:
+            raise ShardDamagedError(f"column {column.name} of shard {path} is {kind}, not {column.width} float32 wide")
+        for chunk in rows.chunks:
+            values = chunk.flatten().to_numpy(zero_copy_only=True)
+            yield values.reshape(-1, column.width)
+
+
+def _read(path: Path, names: Sequence[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(columns=list(names))
+    except (pa.ArrowException, OSError) as error:
+        raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
+    if table.schema.names != list(names):
+        raise ShardDamagedError(f"shard {path} has the columns {table.schema.names}; expected were {list(names)}")
+    return table
+
+
+def _values(batch: pa.RecordBatch, name: str, dtype: Dtype) -> FloatArray:
+    return to_float32(batch.column(name).values.to_numpy(zero_copy_only=False), dtype)

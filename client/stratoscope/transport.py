@@ -1,0 +1,166 @@
+"""One HTTP exchange: a call goes out, an answer comes back; whatever fails on the way is in the answer.
+
+The only module that moves bytes. Sending and receiving exist twice, blocking and not; what is sent and what is
+accepted are decided here once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx2
+
+from stratoscope.connection import Connection
+from stratoscope.errors import CorruptAnswerError, StratoscopeError
+from stratoscope.faults import NETWORK_ERRORS, network_error
+from stratoscope_wire import CONTENT_TYPE
+
+JSON_TYPE: Final = "application/json"
+
+JSON_CAP_BYTES: Final = 64 << 20
+"""Longest JSON accepted; a plan of a large request is the longest there is."""
+
+UNDECLARED_CAP_BYTES: Final = 4 << 30
+"""Longest stream accepted from a server that does not announce its length."""
+
+LARGEST_CAP_BYTES: Final = 16 << 30
+"""Longest stream accepted whatever a server announces; it is held in memory."""
+
+FRAMING_BYTES: Final = 1 << 20
+"""Allowed in any stream on top of the activations, next to what each row may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to be sent.
+
+    Attributes
+    ----------
+    row_bytes, row_framing_bytes
+        Of a stream: bytes of activations per row, and at most how many more its ids and framing may take.
+    """
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    row_bytes: int = 0
+    row_framing_bytes: int = 0
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether an Arrow stream is expected, rather than JSON."""
+        return self.row_bytes > 0
+
+    def cap_bytes(self, status: int, headers: Mapping[str, str]) -> int:
+        """Return how many bytes of an answer are accepted, given its status and headers."""
+        if status != 200 or not self.is_stream:
+            return JSON_CAP_BYTES
+        declared = headers.get("x-expected-bytes", "")
+        if not (declared.isascii() and declared.isdigit()):
+            return UNDECLARED_CAP_BYTES
+        n_rows = int(declared) // self.row_bytes
+        return min(int(declared) + FRAMING_BYTES + n_rows * self.row_framing_bytes, LARGEST_CAP_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back.
+
+    Attributes
+    ----------
+    status
+        HTTP status; 0 if there was none.
+    headers
+        With names in lower case.
+    body
+        What arrived of the body.
+    error
+        Why it ended early, or ``None`` if it ended as HTTP says it must.
+    """
+
+    url: str
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | bytearray = b""
+    error: StratoscopeError | None = None
+
+
+class _Receiver:
+    """Collects a body and refuses what is longer than announced."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+        self._cap = 0
+
+    def begin(self, call: Call, response: httpx2.Response) -> None:
+        self._status = response.status_code
+        self._headers = {name.lower(): value for name, value in response.headers.items()}
+        self._cap = call.cap_bytes(self._status, self._headers)
+
+    def take(self, chunk: bytes) -> None:
+        if len(self._body) + len(chunk) > self._cap:
+            raise CorruptAnswerError(
+                f"{self.url} sent more than the {self._cap} bytes that its headers allow for",
+                request_id=self._headers.get("x-request-id"),
+            )
+        self._body += chunk
+
+    def end(self, error: StratoscopeError | None = None) -> Answer:
+        return Answer(self.url, self._status, self._headers, self._body, error)
+
+
+def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answer:
+    """Send a call and receive its answer, blocking. Raises nothing that the network can cause."""
+    receiver = _Receiver(connection.base_url + call.path)
+    try:
+        with client.stream(
+            call.method, receiver.url, content=call.body, headers=_headers(connection, call)
+        ) as response:
+            receiver.begin(call, response)
+            for chunk in response.iter_raw():
+                receiver.take(chunk)
+    except NETWORK_ERRORS as error:
+        return receiver.end(network_error(error, receiver.url))
+    except CorruptAnswerError as error:
+        return receiver.end(error)
+    return receiver.end()
+
+
+async def exchange_async(client: httpx2.AsyncClient, connection: Connection, call: Call) -> Answer:
+    """Send a call and receive its answer. Raises nothing that the network can cause."""
+    receiver = _Receiver(connection.base_url + call.path)
+    try:
+        async with client.stream(
+            call.method, receiver.url, content=call.body, headers=_headers(connection, call)
+        ) as response:
+            receiver.begin(call, response)
+            async for chunk in response.aiter_raw():
+                receiver.take(chunk)
+    except NETWORK_ERRORS as error:
+        return receiver.end(network_error(error, receiver.url))
+    except CorruptAnswerError as error:
+        return receiver.end(error)
+    return receiver.end()
+
+
+def content_type_error(answer: Answer, expected: str) -> StratoscopeError | None:
+    """Return what is wrong with an answer's declared form, if anything is."""
+    found = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if found == expected and encoding == "identity":
+        return None
+    return CorruptAnswerError(
+        f"{answer.url} answered with {found or 'no content type'} ({encoding}) where {expected} was due; "
+        "is this the address of a Stratoscope server?",
+        request_id=answer.headers.get("x-request-id"),
+    )
+
+
+def _headers(connection: Connection, call: Call) -> dict[str, str]:
+    accept = CONTENT_TYPE if call.is_stream else JSON_TYPE
+    content = {} if call.body is None else {"Content-Type": JSON_TYPE}
+    return {**connection.headers, "Accept": accept, **content, **call.headers}
