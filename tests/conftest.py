@@ -1,5 +1,6 @@
 """Fixtures that start real servers on real sockets."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,3 +70,15 @@ def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
     path.write_text("# keys of the lab\nfirst-key-0123456789\n\nsecond-key-0123456789\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Give a port that nothing listens on."""
+
+    def find() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return int(listener.getsockname()[1])
+
+    return find

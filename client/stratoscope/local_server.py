@@ -75,6 +75,7 @@ def local_server(
             except subprocess.TimeoutExpired:
                 process.kill()
             pump.join(timeout=10)
+            process.stderr.close()
 
 
 def _pump(lines: IO[str], file: IO[str], address: list[str], say: Callable[[str], None]) -> None:
@@ -84,7 +85,7 @@ def _pump(lines: IO[str], file: IO[str], address: list[str], say: Callable[[str]
         if found := ADDRESS.search(line):
             address.append(found.group(1))
         if line.startswith("stratoscope"):
-            say(line.rstrip())
+            say(line.rstrip().partition(": ")[2])
 
 
 def _ready_client(process: subprocess.Popen[str], address: list[str], deadline: float, log: Path) -> Client:

@@ -41,7 +41,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a key is required")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0: a free one")
     api_key_file: Path | None = Field(None, description="file of accepted API keys, one per line")
-    max_batch_tokens: Positive = Field(2048, description="padded tokens per forward pass")
+    max_batch_tokens: Positive = Field(1024, description="padded tokens per forward pass")
     max_body_bytes: Positive = Field(8 << 20, description="bytes of a request body")
     max_stimuli: Positive = Field(256, description="stimuli per request")
     max_characters_per_text: Positive = Field(49_152, description="characters per text, checked before tokenising")

@@ -1,7 +1,5 @@
 """Shuffles move labels at the level where they live; word counts leak nothing."""
 
-# ruff: noqa: N806  X and Y are the names of the mathematics
-
 import numpy as np
 import pytest
 

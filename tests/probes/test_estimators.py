@@ -1,7 +1,5 @@
 """The probes equal plain scikit-learn and a float64 formula, and see training rows only."""
 
-# ruff: noqa: N803, N806  X and Y are the names of the mathematics
-
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge

@@ -1,7 +1,5 @@
 """Curves carry the right numbers; intervals cover what they say; peaks are the planted ones."""
 
-# ruff: noqa: N806  X and Y are the names of the mathematics
-
 from functools import cache
 from typing import Any
 

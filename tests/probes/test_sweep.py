@@ -1,7 +1,5 @@
 """The sweep finds what is planted, keeps one set of folds, and names what is wrong."""
 
-# ruff: noqa: N806  X and Y are the names of the mathematics
-
 from typing import Any
 
 import numpy as np

@@ -31,6 +31,9 @@ Sites = Annotated[str, typer.Option(help="Sites, separated by commas.")]
 Layers = Annotated[str, typer.Option(help="all, numbers separated by commas, or a slice such as 0:80:4.")]
 Select = Annotated[str, typer.Option(help="Selectors, separated by commas: last, all, mean, -2, noun:last ...")]
 
+ASK_AGAIN: Final = 1
+"""Retries of commands that only ask; a person waits for them, unlike for a collection."""
+
 DEFAULT_SITES: Final = "resid_post,attn_out,mlp_out"
 
 
@@ -157,7 +160,7 @@ def plan(
     """Say what collecting stimuli would cost, without running the model."""
     from stratoscope.planning import plan_collection
 
-    with Client(server) as client:
+    with Client(server, max_retries=ASK_AGAIN) as client:
         cost = plan_collection(
             words.read_stimuli(stimuli),
             client,
@@ -174,7 +177,7 @@ def model(
     json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Show the model card and the limits of a server."""
-    with Client(server) as client:
+    with Client(server, max_retries=ASK_AGAIN) as client:
         card, limits = client.model(), client.limits()
     typer.echo(card.model_dump_json(indent=2) if json else words.model_card(card, limits))
 

@@ -1,0 +1,135 @@
+"""One padded batch: token ids in, and which of its rows are read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+
+from stratoscope_server.engines.protocol import EngineError, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class RowIndex:
+    """Which rows of a batch's states become which rows of the answer, as tensors on one device.
+
+    Attributes
+    ----------
+    plain_source, plain_row : int64 tensors of shape (n_plain,)
+        Row of the states, and the row of the answer it becomes.
+    pooled_source : int64 tensor of shape (n_pooled_positions,)
+        Rows of the states that are averaged, segment after segment.
+    pooled_length, pooled_row : int64 tensors of shape (n_pooled,)
+        Length of each segment, and the row of the answer its mean becomes.
+    """
+
+    plain_source: torch.Tensor
+    plain_row: torch.Tensor
+    pooled_source: torch.Tensor
+    pooled_length: torch.Tensor
+    pooled_row: torch.Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same index on another device."""
+        return type(self)(
+            self.plain_source.to(device),
+            self.plain_row.to(device),
+            self.pooled_source.to(device),
+            self.pooled_length.to(device),
+            self.pooled_row.to(device),
+        )
+
+    def gather(self, states: torch.Tensor) -> torch.Tensor:
+        """Copy the rows of the answer out of a batch's states.
+
+        Parameters
+        ----------
+        states : tensor of shape (n_prompts, n_tokens, width)
+
+        Returns
+        -------
+        Tensor of shape (n_rows, width), never sharing memory with the states: in their type, or in float32, in which
+        means are accumulated, if any row is pooled.
+        """
+        flat = states.reshape(-1, states.shape[-1])
+        plain = flat.index_select(0, self.plain_source)
+        if not len(self.pooled_row):
+            return plain
+        means = torch.segment_reduce(
+            flat.index_select(0, self.pooled_source).float(), "mean", lengths=self.pooled_length, axis=0
+        )
+        rows = torch.empty(len(self.plain_row) + len(self.pooled_row), flat.shape[1], device=flat.device)
+        rows.index_copy_(0, self.plain_row, plain.float())
+        return rows.index_copy_(0, self.pooled_row, means)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts padded on the right to one length.
+
+    Attention is causal, so that nothing after a prompt's last token reaches its states; no mask is needed.
+
+    Attributes
+    ----------
+    token_ids : int64 tensor of shape (n_prompts, n_tokens)
+    rows
+        On the host.
+    owners : sequence of str, length n_rows
+        Stimulus id of each row of the answer.
+    """
+
+    token_ids: torch.Tensor
+    rows: RowIndex
+    owners: Sequence[str]
+
+
+def pad(prompts: Sequence[Prompt]) -> Batch:
+    """Lay prompts out as one batch.
+
+    Raises
+    ------
+    EngineError
+        If a prompt has no tokens or asks for a position it does not have: that row would be another prompt's.
+    """
+    for prompt in prompts:
+        _check_positions(prompt)
+    n_tokens = max(prompt.n_tokens for prompt in prompts)
+    # Padded with its own last token, not with a pad token: whatever follows a prompt is then as finite as it is.
+    token_ids = np.stack([np.pad(prompt.token_ids, (0, n_tokens - prompt.n_tokens), mode="edge") for prompt in prompts])
+    owners = [prompt.stimulus_id for prompt in prompts for _ in range(prompt.n_rows)]
+    return Batch(torch.from_numpy(token_ids.astype(np.int64)), _index_rows(prompts, n_tokens), owners)
+
+
+def _check_positions(prompt: Prompt) -> None:
+    if not prompt.n_tokens:
+        raise EngineError("empty_stimulus", f"stimulus {prompt.stimulus_id!r} has no tokens", status=422)
+    for spec in prompt.rows:
+        if not len(spec.positions) or spec.positions.min() < 0 or spec.positions.max() >= prompt.n_tokens:
+            raise EngineError(
+                "bad_positions",
+                f"stimulus {prompt.stimulus_id!r}: selector {spec.selector!r} asks for positions "
+                f"{spec.positions.tolist()} of {prompt.n_tokens} tokens",
+            )
+
+
+def _index_rows(prompts: Sequence[Prompt], n_tokens: int) -> RowIndex:
+    plain_source: list[int] = []
+    plain_row: list[int] = []
+    pooled_source: list[int] = []
+    pooled_length: list[int] = []
+    pooled_row: list[int] = []
+    row = 0
+    for index, prompt in enumerate(prompts):
+        for spec in prompt.rows:
+            sources = (spec.positions.astype(np.int64) + index * n_tokens).tolist()
+            if spec.pooled:
+                pooled_source += sources
+                pooled_length.append(len(sources))
+                pooled_row.append(row)
+            else:
+                plain_source += sources
+                plain_row += range(row, row + len(sources))
+            row += spec.n_rows
+    lists = (plain_source, plain_row, pooled_source, pooled_length, pooled_row)
+    return RowIndex(*(torch.tensor(numbers, dtype=torch.int64) for numbers in lists))

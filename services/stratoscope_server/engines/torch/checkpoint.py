@@ -1,0 +1,92 @@
+"""The files of a checkpoint: what is refused by their sight, and the hash that stands for a local folder."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from stratoscope_server.engines.torch.architectures import find_family
+from stratoscope_server.engines.torch.errors import ModelRefusedError
+
+TOKENIZER_FILES: Final = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""Files that define a tokenizer."""
+
+
+def check_config(path: Path) -> dict[str, Any]:
+    """Read a model's ``config.json`` and refuse what cannot be served correctly.
+
+    Raises
+    ------
+    ModelRefusedError
+        If the file is missing or unreadable, the model brings code of its own, is quantised, attends in both
+        directions, or belongs to no supported family.
+    """
+    config = _read_json(path)
+    _refuse_code(config, path)
+    find_family(config)
+    text = {**config, **config.get("text_config", {})}
+    if "quantization_config" in text:
+        raise ModelRefusedError(f"{path} describes a quantised checkpoint; serve the unquantised one")
+    if text.get("use_bidirectional_attention"):
+        raise ModelRefusedError(f"{path} describes a model that attends to later tokens; only causal ones are served")
+    return config
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that does not hold exactly one complete model in safetensors.
+
+    Raises
+    ------
+    ModelRefusedError
+        If `check_config` refuses it, it has no safetensors or holds an adapter, or its tokenizer brings code.
+    """
+    check_config(folder / "config.json")
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(kind))
+        held = f" (it has {', '.join(others)})" if others else ""
+        raise ModelRefusedError(
+            f"{folder} has no .safetensors file{held}; only safetensors are loaded: convert the model with "
+            "save_pretrained"
+        )
+    if (folder / "adapter_config.json").exists():
+        raise ModelRefusedError(f"{folder} holds an adapter; merge it into the model and save that")
+    if (folder / "tokenizer_config.json").exists():
+        _refuse_code(_read_json(folder / "tokenizer_config.json"), folder / "tokenizer_config.json")
+
+
+def hash_folder(folder: Path) -> str:
+    """Return the SHA-256 over names and contents of config, weights and tokenizer, as ``sha256:<hex>``."""
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    others = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
+    total = hashlib.sha256()
+    for path in sorted(path for path in [*weights, *others] if path.is_file()):
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _refuse_code(config: dict[str, Any], path: Path) -> None:
+    if "auto_map" in config:
+        raise ModelRefusedError(f"{path} asks for code from the checkpoint (auto_map); such code is never run")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelRefusedError(f"{path.parent} has no {path.name}: it is no Hugging Face model") from None
+    except ValueError as error:
+        raise ModelRefusedError(f"{path} is not readable as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelRefusedError(f"{path} is not a JSON object")
+    return content

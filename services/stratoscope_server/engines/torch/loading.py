@@ -1,0 +1,133 @@
+"""Loading a checkpoint's language model, whole and in the type asked for."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from stratoscope_server.engines.torch.architectures import Family, find_family
+from stratoscope_server.engines.torch.checkpoint import check_config
+from stratoscope_server.engines.torch.errors import ModelRefusedError
+from stratoscope_server.engines.torch.quiet import quiet_transformers
+from stratoscope_server.engines.torch.source import Source
+
+ComputeDtype = Literal["float32", "bfloat16", "auto"]
+"""Type in which a model computes; ``auto`` is the checkpoint's own."""
+
+_COMPUTED: Final = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+# The unembedding: not needed here, and not loaded.
+_SPARE_WEIGHTS: Final = ("lm_head.",)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A language model ready to run: without its unembedding, in evaluation mode.
+
+    Attributes
+    ----------
+    module
+        The language model.
+    family
+        Where its sites are.
+    dtype
+        Type in which it computes.
+    """
+
+    module: nn.Module
+    family: Family
+    dtype: str
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401 - transformers publishes no common type of its configs
+        """The language model's config."""
+        return self.module.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are, and so where token ids must be."""
+        weight = self.module.get_input_embeddings().weight  # type: ignore[operator]
+        assert isinstance(weight, torch.Tensor)
+        return weight.device
+
+
+def load_model(source: Source, *, dtype: str, device: str) -> LoadedModel:
+    """Load the language model of a checkpoint.
+
+    Parameters
+    ----------
+    source
+        The checkpoint.
+    dtype
+        ``float32``, ``bfloat16``, or ``auto`` for the checkpoint's.
+    device
+        ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one.
+
+    Raises
+    ------
+    ModelRefusedError
+        If the checkpoint does not fit its architecture weight for weight, or a setting is not available.
+    """
+    if dtype not in get_args(ComputeDtype):
+        raise ModelRefusedError(f"dtype {dtype!r} is not one of {', '.join(get_args(ComputeDtype))}")
+    target = find_device(device)
+    family = find_family(check_config(source.folder / "config.json"))
+    with quiet_transformers():
+        model, info = AutoModel.from_pretrained(
+            source.folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=family.attention,
+            device_map=None if target.type == "cpu" else {"": target},
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    _check_weights(source, info)
+    module = model.get_submodule(family.language_model).eval()
+    return LoadedModel(module, family, _computed_dtype(source, module))
+
+
+def find_device(device: str) -> torch.device:
+    """Return the device a setting means.
+
+    Raises
+    ------
+    ModelRefusedError
+        If there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelRefusedError(f"device {device!r} is not one of cpu, cuda, cuda:N, auto: {error}") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ModelRefusedError(f"device {device!r} is not one of cpu, cuda, cuda:N, auto")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ModelRefusedError(
+            f"device {device!r} does not exist: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; "
+            "use device cpu or auto"
+        )
+    return found
+
+
+def _check_weights(source: Source, info: dict[str, Any]) -> None:
+    faults = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(key for key in info["unexpected_keys"] if not key.startswith(_SPARE_WEIGHTS)),
+        "mismatched": sorted(str(key) for key in info["mismatched_keys"]),
+        "unreadable": sorted(info["error_msgs"]),
+    }
+    told = [f"{len(keys)} {kind} ({', '.join(keys[:3])} ...)" for kind, keys in faults.items() if keys]
+    if told:
+        raise ModelRefusedError(f"the weights of {source.name!r} do not fit its config: {'; '.join(told)}")
+
+
+def _computed_dtype(source: Source, module: nn.Module) -> str:
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if len(dtypes) != 1 or not dtypes <= _COMPUTED.keys():
+        held = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise ModelRefusedError(f"the weights of {source.name!r} are {held}; ask for dtype float32 or bfloat16")
+    return _COMPUTED[dtypes.pop()]

@@ -1,0 +1,109 @@
+"""Runs one batch through the model and reads the rows asked for."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+
+from stratoscope_server.engines.protocol import EngineError, Prompt
+from stratoscope_server.engines.torch.batch import Batch, pad
+from stratoscope_server.engines.torch.loading import LoadedModel
+from stratoscope_server.engines.torch.recorder import EveryColumnWritten, Recorder
+from stratoscope_server.engines.torch.taps import attached, locate_taps
+from stratoscope_server.engines.torch.tokenizing import TorchTokenizer
+from stratoscope_server.selection import row_keys
+from stratoscope_wire import Block, Column, ModelCard
+from stratoscope_wire.dtypes import Values
+from stratoscope_wire.request import Dtype
+
+
+class TorchRunner:
+    """The `stratoscope_server.engines.batched.Runner` over a Hugging Face model.
+
+    Prefill only: no cache, no unembedding, and the pass ends as soon as the last column asked for is read.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    tokenizer
+        Its tokenizer.
+    card
+        What it publishes.
+
+    Raises
+    ------
+    ModelRefusedError
+        If the model has not the modules of its family.
+    """
+
+    def __init__(self, loaded: LoadedModel, tokenizer: TorchTokenizer, card: ModelCard) -> None:
+        self._loaded = loaded
+        self._tokenizer = tokenizer
+        self._card = card
+        self._taps = locate_taps(loaded.module, loaded.family, card.n_layers)
+
+    @property
+    def card(self) -> ModelCard:
+        """What model this is."""
+        return self._card
+
+    @property
+    def tokenizer(self) -> TorchTokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
+        """Return the rows of all prompts, in their order.
+
+        Raises
+        ------
+        EngineError
+            If a prompt does not fit the model, memory does not suffice, a column was not computed exactly once, or a
+            value is not finite or does not fit the type asked for.
+        """
+        for prompt in prompts:
+            self._check(prompt)
+        batch = pad(prompts)
+        try:
+            values = self._read(batch, columns, dtype)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                "engine_oom",
+                f"a batch of {batch.token_ids.numel()} tokens with {len(batch.owners)} rows of {len(columns)} columns "
+                f"does not fit the memory of {self._loaded.device}; ask for fewer rows or columns, or start the "
+                "server with fewer tokens per batch",
+                status=503,
+                retryable=True,
+            ) from error
+        return Block(*row_keys(prompts), values)
+
+    @torch.inference_mode()
+    def _read(self, batch: Batch, columns: Sequence[Column], dtype: Dtype) -> list[Values]:
+        recorder = Recorder(batch, columns, dtype, self._loaded.device)
+        names = [column.name for column in columns]
+        with suppress(EveryColumnWritten), attached(self._taps, names, recorder.write):
+            self._forward(batch)
+        return recorder.finish()
+
+    def _forward(self, batch: Batch) -> None:
+        token_ids = batch.token_ids.to(self._loaded.device)
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+        self._loaded.module(input_ids=token_ids, position_ids=positions, use_cache=False)
+
+    def _check(self, prompt: Prompt) -> None:
+        if prompt.n_tokens > self._card.max_tokens:
+            raise EngineError(
+                "stimulus_too_long",
+                f"stimulus {prompt.stimulus_id!r} has {prompt.n_tokens} tokens; the model takes at most "
+                f"{self._card.max_tokens}",
+                status=413,
+            )
+        unknown = prompt.token_ids[(prompt.token_ids < 0) | (prompt.token_ids >= self._card.vocab_size)]
+        if len(unknown):
+            raise EngineError(
+                "unknown_token",
+                f"stimulus {prompt.stimulus_id!r} has token id {unknown[0]}; the model knows 0 to "
+                f"{self._card.vocab_size - 1}",
+                status=422,
+            )
