@@ -3,12 +3,15 @@
 import fcntl
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +19,11 @@ import pytest
 from stratoscope import Run, local_server
 from stratoscope.cli import exits
 from stratoscope.errors import ConfigurationError
+from stratoscope_server.engines.batched import BatchedEngine
+from stratoscope_server.engines.protocol import Prompt
+from stratoscope_server.engines.synthetic import SyntheticRunner
+from stratoscope_wire import Block, Column
+from stratoscope_wire.request import Dtype
 
 StartServer = Callable[..., AbstractContextManager[str]]
 
@@ -170,6 +178,39 @@ def test_a_refused_stimulus_can_be_skipped_and_the_run_is_then_said_to_be_incomp
     assert "'b'" in stopped.stderr
     assert "2 of 3 stimuli" in skipped.stdout
     assert "1 stimuli were refused" in skipped.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_collection_that_is_stopped_says_how_to_go_on_and_the_same_command_does(
+    number: signal.Signals, tmp_path: Path, start_server: StartServer
+) -> None:
+    table = tmp_path / "words.csv"
+    table.write_text("id,text\n" + "".join(f"s{i},text number {i}\n" for i in range(40)), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("stratoscope")), "collect", "words.csv", "--out", "run"]
+    with start_server(lambda: BatchedEngine(SlowRunner(), max_batch_tokens=1), max_stimuli=2) as url:
+        environ = os.environ | {"STRATOSCOPE_BASE_URL": url}
+        with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 60
+            while "stratoscope_stimuli_total 4.0" not in httpx2.get(f"{url}/metrics").text:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=30)
+        assert process.returncode == exits.INTERRUPTED
+        assert "run the same command again to go on" in stderr
+        assert "Traceback" not in stderr
+        there = 40 - len(Run.open(tmp_path / "run").missing)
+        assert 0 < there < 40
+        ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    assert f"40 of 40 stimuli ({there} were there, {40 - there} fetched" in ended.stdout
+
+
+class SlowRunner(SyntheticRunner):
+    """Takes a fifth of a second per batch."""
+
+    def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
+        time.sleep(0.2)
+        return super().run(prompts, columns, dtype)
 
 
 def test_serve_is_the_servers_own_command(tmp_path: Path) -> None:

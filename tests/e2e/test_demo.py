@@ -50,7 +50,7 @@ def test_the_demo_prints_a_peak_per_target_and_the_path_of_a_report_that_needs_n
 ) -> None:
     for experiment in EXPERIMENTS:
         for target in experiment.targets:
-            assert demo.stdout.count(f"\n{target.label} ") == len(SITES), demo.stdout
+            assert demo.stdout.count(f"\n{experiment.name} {target.label} ") == len(SITES), demo.stdout
     report = Path(demo.stdout.rpartition("report: ")[2].strip())
     page = report.read_text(encoding="utf-8")
     assert 'src="http' not in page

@@ -5,7 +5,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Final, Literal, TextIO
+from typing import Annotated, Final, Literal, NoReturn, TextIO
 
 import typer
 
@@ -225,16 +225,31 @@ def _show_warning(
     typer.echo(f"warning: {message}", err=True)
 
 
+class _Stopped(BaseException):
+    """A signal asked to stop. Not a KeyboardInterrupt, which the command-line library would answer itself."""
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise _Stopped
+
+
 def main() -> None:
     """Run a command; errors of the package become one line on stderr and an exit code."""
     warnings.showwarning = _show_warning
-    # A terminated process must release its run and its server as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Both are set, since a process that was started in the background ignores SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except StratoscopeError as error:
-        typer.echo(f"stratoscope: {error}", err=True)
-        sys.exit(exits.exit_code(error))
-    except KeyboardInterrupt:
-        typer.echo("stratoscope: interrupted; run the same command again to go on", err=True)
-        sys.exit(exits.INTERRUPTED)
+        _end(str(error), exits.exit_code(error))
+    except _Stopped:
+        _end("interrupted; run the same command again to go on", exits.INTERRUPTED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(f"stratoscope: {message}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Requests may still be in flight on threads inside Arrow; taking the interpreter down under them aborts it.
+    os._exit(code)

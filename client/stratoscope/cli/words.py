@@ -1,6 +1,7 @@
 """From words to arguments and from results to words: what the commands read and print."""
 
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -9,6 +10,9 @@ from stratoscope.experiments import EXPERIMENTS, load_experiment
 from stratoscope.planning import CollectionPlan
 from stratoscope.stimuli import StimulusTable, load_stimuli
 from stratoscope_wire import Limits, ModelCard
+
+MAIN_METRICS: Final = {"balanced_accuracy": "balanced accuracy", "r2": "R2"}
+"""The metric that is shown for each kind of probe."""
 
 
 def read_stimuli(word: str) -> StimulusTable:
@@ -73,17 +77,25 @@ def model_card(card: ModelCard, limits: Limits) -> str:
 
 
 def peaks_table(peaks: pl.DataFrame) -> str:
-    """Show peak layers and scores, one line per target and site, for each target's main metric."""
-    shown = peaks.filter(pl.col("metric").is_in(["balanced_accuracy", "r2"]))
-    head = (
-        f"{'target':22} {'site':11} {'peak layer':>10}  {'score':>6}  {'95% interval':14} {'shuffled':>8} {'text':>6}"
-    )
+    """Show peak layers and scores, one line per target and site, for each target's main metric.
+
+    Parameters
+    ----------
+    peaks
+        As of `stratoscope.probes.summarise`; a column ``experiment`` is put before the target.
+    """
+    rows = peaks.filter(pl.col("metric").is_in(list(MAIN_METRICS))).to_dicts()
+    names = [" ".join(filter(None, (row.get("experiment"), row["target"]))) for row in rows]
+    width = max(len(name) for name in [*names, "target"])
+    head = f"{'target':{width}}  {'site':10}  peak layer  {'score':23}  {'95% interval':16}  shuffled    text"
     lines = [head, "-" * len(head)]
-    for row in shown.iter_rows(named=True):
+    for name, row in zip(names, rows, strict=True):
         text = "" if row["text_score"] is None else f"{row['text_score']:.3f}"
+        score = f"{row['score']:.3f} {MAIN_METRICS[row['metric']]}"
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
         lines.append(
-            f"{row['target']:22} {row['site']:11} {row['peak_layer']:>10}  {row['score']:6.3f}  "
-            f"[{row['low']:.3f}, {row['high']:.3f}] {row['shuffled_mean']:>8.3f} {text:>6}"
+            f"{name:{width}}  {row['site']:10}  {row['peak_layer']:>10}  {score:23}  {interval:16}  "
+            f"{row['shuffled_mean']:>8.3f}  {text:>6}"
         )
     return "\n".join(lines)
 
