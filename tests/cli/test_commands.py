@@ -191,7 +191,8 @@ def test_a_collection_that_is_stopped_says_how_to_go_on_and_the_same_command_doe
         environ = os.environ | {"STRATOSCOPE_BASE_URL": url}
         with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + 60
-            while "stratoscope_stimuli_total 4.0" not in httpx2.get(f"{url}/metrics").text:
+            # Two requests of two stimuli are in flight; a third is only sent once one answer was taken.
+            while "stratoscope_stimuli_total 8.0" not in httpx2.get(f"{url}/metrics").text:
                 assert process.poll() is None
                 assert time.monotonic() < deadline
             process.send_signal(number)
