@@ -158,6 +158,9 @@ class StreamDecoder:
         return mark
 
     def _verify_rows(self, batch: pa.RecordBatch, *, is_open: bool) -> None:
+        first = batch.column(0)[0].as_py()
+        if self._current is not None and self._current.stimulus_id != first:
+            raise StreamCorruptError(f"stimulus {self._current.stimulus_id!r} was to go on, but {first!r} came")
         rows = zip(*(batch.column(index).to_pylist() for index in range(N_KEYS)), strict=True)
         for stimulus_id, selector, position, token_id in rows:
             if self._current is None or self._current.stimulus_id != stimulus_id:

@@ -22,26 +22,27 @@ from stratoscope_wire import (
     StreamEncoder,
     StreamError,
 )
-from stratoscope_wire.encoder import END_OF_STREAM, POISON
+from stratoscope_wire.encoder import END_OF_STREAM, POISON, Piece
 from stratoscope_wire.schema import KEY_FIELDS, StreamHeader
+
+
+def sent(encoder: StreamEncoder, blocks: list[Block]) -> list[Piece]:
+    """Start a stream and encode blocks, leaving its end open."""
+    pieces = encoder.start()
+    for block in blocks:
+        for message in encoder.encode(block):
+            pieces += message
+    return pieces
 
 
 def encode(columns: tuple[Column, ...], header: StreamHeader, blocks: list[Block]) -> bytes:
     encoder = StreamEncoder(columns, header)
-    pieces = encoder.start()
-    for block in blocks:
-        for message in encoder.encode(block):
-            pieces += message
-    return b"".join([*pieces, *encoder.finish()])
+    return b"".join([*sent(encoder, blocks), *encoder.finish()])
 
 
 def fail(columns: tuple[Column, ...], header: StreamHeader, blocks: list[Block]) -> bytes:
     encoder = StreamEncoder(columns, header)
-    pieces = encoder.start()
-    for block in blocks:
-        for message in encoder.encode(block):
-            pieces += message
-    return b"".join([*pieces, *encoder.fail("engine_oom", "out of memory", retryable=True)])
+    return b"".join([*sent(encoder, blocks), *encoder.fail("engine_oom", "out of memory", retryable=True)])
 
 
 def decode(data: bytes, expected: Expected) -> pa.Table:
@@ -208,6 +209,17 @@ def test_a_stimulus_that_comes_twice_is_refused(
     three = dataclasses.replace(expected, stimulus_ids=frozenset({"a", "b", "c"}))
     with pytest.raises(StreamCorruptError, match="'a' came twice"):
         decode(data, three)
+
+
+def test_an_open_stimulus_that_does_not_go_on_is_refused(
+    columns: tuple[Column, ...], header: StreamHeader, blocks: list[Block], expected: Expected
+) -> None:
+    """Its ``all`` may be short, and nothing else would tell."""
+    a = dataclasses.replace(_rows(blocks[0], FIRST_A), open=True)
+    b = [dataclasses.replace(_rows(blocks[0], [4, 5]), open=True), blocks[1]]
+    broken = b"".join(sent(StreamEncoder(columns, header), [a, *b]))
+    with pytest.raises(StreamCorruptError, match="'a' was to go on, but 'b' came"):
+        decode(broken, expected)
 
 
 def test_an_answer_from_another_model_is_refused(stream: bytes, expected: Expected) -> None:
