@@ -7,11 +7,12 @@ import pyarrow as pa
 
 from stratoscope.columns import column_key, find_column
 from stratoscope.errors import CorruptAnswerError
-from stratoscope.rows import FloatArray, IntArray, RowIndex, is_ragged
+from stratoscope.rows import FloatArray, IntArray, RowIndex
 from stratoscope_wire import Column, ModelCard
 from stratoscope_wire.dtypes import to_float32
 from stratoscope_wire.request import Dtype
 from stratoscope_wire.schema import KEY_FIELDS
+from stratoscope_wire.selectors import is_single_row
 
 Key = str | tuple[str, int | None] | tuple[str, int | None, str]
 """``(site, layer)`` or ``(site, layer, selector)``; a column's name also finds it."""
@@ -111,9 +112,9 @@ class Activations(Mapping[Key, Values]):
             yield to_float32(values, self._dtype).reshape(-1, column.width)
 
     def _per_stimulus(self, label: str, values: FloatArray) -> Values:
-        return np.split(values, self._index.selectors[label].ends) if is_ragged(label) else values
+        return np.split(values, self._index.selectors[label].ends) if not is_single_row(label) else values
 
     def _tokens(self, label: str, numbers: IntArray) -> IntArray | list[IntArray]:
         selected = self._index.selectors[label]
         ordered = numbers[selected.rows]
-        return np.split(ordered, selected.ends) if is_ragged(label) else ordered
+        return np.split(ordered, selected.ends) if not is_single_row(label) else ordered

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from stratoscope.captures import Layers
 from stratoscope.columns import find_column
 from stratoscope.errors import ExportError
-from stratoscope.rows import FloatArray, is_ragged
+from stratoscope.rows import FloatArray
 from stratoscope.store.durable import replace_file
 from stratoscope.store.run import Run
 from stratoscope_wire import Column, capture_columns
+from stratoscope_wire.selectors import is_single_row
 
 LARGEST_BYTES: Final = 8 << 30
 
@@ -142,7 +143,7 @@ def _gathered(run: Run, columns: Sequence[Column], selector: str | None) -> tupl
 
 def _rows(run: Run, column: Column, selector: str | None) -> FloatArray:
     label = run.selectors[0] if selector is None else selector
-    if is_ragged(label):
+    if not is_single_row(label):
         return np.concatenate(run.tokens(label)[column.site, column.layer])
     return run.activations(label)[column.site, column.layer]
 

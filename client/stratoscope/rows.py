@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stratoscope_wire.selectors import is_single_row
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 IndexArray = npt.NDArray[np.intp]
@@ -111,18 +113,13 @@ class RowIndex:
         return values
 
 
-def is_ragged(label: str) -> bool:
-    """Tell whether a selector, given by its label, may give any number of rows per stimulus."""
-    return label.rpartition(":")[2] == "all"
-
-
 def _codes(column: pa.ChunkedArray, values: Sequence[str]) -> IndexArray:
     found = pc.fill_null(pc.index_in(column, value_set=pa.array(values, pa.utf8())), -1)
     return np.asarray(found.to_numpy(), np.intp)
 
 
 def _check(counts: IndexArray, ids: Sequence[str], label: str) -> None:
-    wrong = np.flatnonzero(counts == 0 if is_ragged(label) else counts != 1)
+    wrong = np.flatnonzero(counts != 1 if is_single_row(label) else counts == 0)
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(

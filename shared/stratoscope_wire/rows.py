@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from stratoscope_wire.errors import StreamCorruptError
+from stratoscope_wire.selectors import is_pooled, is_single_row
 
 
 class StimulusRows:
@@ -35,13 +36,13 @@ class StimulusRows:
         """Take the next row."""
         if not (self._in_all and selector == self._selectors[self._index]):
             self._advance(selector)
-            self._in_all = selector.rpartition(":")[2] == "all"
+            self._in_all = not is_single_row(selector)
             if selector == "all" and position != 0:
                 self._refuse(f"selector 'all' starts at position {position}")
         elif position != self._previous + 1:
             self._refuse(f"selector {selector!r} has position {position} after {self._previous}")
         self._previous = position
-        if selector.rpartition(":")[2] == "mean":
+        if is_pooled(selector):
             if (position, token_id) != (-1, -1):
                 self._refuse(f"pooled selector {selector!r} has position {position} and token {token_id}")
             return

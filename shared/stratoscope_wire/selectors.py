@@ -23,18 +23,21 @@ Selector = Literal["last", "all", "mean"] | StrictInt | SpanSelector
 """``last``, ``all``, ``mean`` (pooled in float32), an absolute position (negative from the end), or a span."""
 
 
-def selector_label(selector: Selector) -> str:
-    """Return the value of the ``selector`` column for a selector: ``last``, ``-2``, ``first:mean`` ..."""
+def selector_label(selector: Selector | str) -> str:
+    """Return the value of the ``selector`` column for a selector: ``last``, ``-2``, ``first:mean`` ...
+
+    A label is returned as it is.
+    """
     if isinstance(selector, SpanSelector):
         return f"{selector.span}:{selector.take}"
     return str(selector)
 
 
-def is_pooled(selector: Selector) -> bool:
-    """Tell whether the selector gives one pooled row, whose position and token id are -1."""
+def is_pooled(selector: Selector | str) -> bool:
+    """Tell whether a selector, or the one of a label, gives one pooled row, whose position and token id are -1."""
     return selector_label(selector).rpartition(":")[2] == "mean"
 
 
-def is_single_row(selector: Selector) -> bool:
-    """Tell whether the selector gives exactly one row per stimulus."""
+def is_single_row(selector: Selector | str) -> bool:
+    """Tell whether a selector, or the one of a label, gives exactly one row per stimulus."""
     return selector_label(selector).rpartition(":")[2] != "all"

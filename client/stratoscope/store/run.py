@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from stratoscope.errors import InvalidRequestError, RunError, RunIncompleteError, ShardDamagedError
-from stratoscope.rows import IntArray, RowIndex, is_ragged
+from stratoscope.rows import IntArray, RowIndex
 from stratoscope.stimuli.fields import field_series
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord
 from stratoscope.store.measurement import Measurement
@@ -18,6 +18,7 @@ from stratoscope.store.shard import FOLDER, read_keys
 from stratoscope.store.views import RunColumns, RunTokens
 from stratoscope_wire import Capture, Column, ModelCard
 from stratoscope_wire.schema import KEY_FIELDS
+from stratoscope_wire.selectors import is_single_row
 
 
 class Run:
@@ -152,7 +153,7 @@ class Run:
             If there is no such selector, or it gives several rows per stimulus.
         """
         label = self._label(selector)
-        if is_ragged(label):
+        if not is_single_row(label):
             raise InvalidRequestError(f"selector {label!r} gives one row per token; use Run.tokens({label!r})")
         return RunColumns(self.columns, self.card.n_layers, self.shard_paths, self._index, label)
 
