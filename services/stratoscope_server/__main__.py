@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -13,6 +14,7 @@ from stratoscope_server.settings import Settings, SettingsError
 from stratoscope_server.station import Station
 
 EXIT_FAILED = 1
+STOP_SECONDS = 60
 EXIT_USAGE = 2
 
 
@@ -29,7 +31,12 @@ def main() -> None:
 def serve(settings: Settings) -> int:
     """Serve until stopped and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    station = Station(engine_loader(settings), lambda: setattr(server, "should_exit", True))
+
+    def stop() -> None:
+        server.should_exit = True
+        _end_anyway()
+
+    station = Station(engine_loader(settings), stop)
     try:
         app = create_app(station, settings)
     except ValueError as error:
@@ -43,7 +50,7 @@ def serve(settings: Settings) -> int:
             log_config=None,
             access_log=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=60,
+            timeout_graceful_shutdown=STOP_SECONDS,
         )
     )
     server.run()
@@ -60,10 +67,13 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
 
         return lambda: synthetic.load_engine(settings.max_batch_tokens)
     try:
+        if settings.engine == "vllm":
+            return _vllm_loader(settings)
         from stratoscope_server.engines import torch
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the torch engine needs the package {error.name!r}: pip install 'stratoscope-server[torch]'"
+            f"the {settings.engine} engine needs the package {error.name!r}: "
+            f"pip install 'stratoscope-server[{settings.engine}]'"
         ) from None
     return lambda: torch.load_engine(
         settings.model,
@@ -73,6 +83,20 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
         max_batch_tokens=settings.max_batch_tokens,
         cache_dir=settings.cache_dir,
     )
+
+
+def _vllm_loader(settings: Settings) -> Callable[[], Engine]:
+    from stratoscope_server.engines import vllm
+
+    options = vllm.VllmOptions(**{name: getattr(settings, name) for name in vllm.VllmOptions.settings()})
+    return lambda: vllm.load_engine(options)
+
+
+def _end_anyway() -> None:
+    """End the process even if stopping hangs: an engine that is dead must not keep a server that looks alive."""
+    timer = threading.Timer(STOP_SECONDS + 30, os._exit, [EXIT_FAILED])
+    timer.daemon = True
+    timer.start()
 
 
 def _complain(message: str) -> None:

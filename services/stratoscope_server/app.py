@@ -48,7 +48,7 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     ValueError
         If the key file cannot be used.
     """
-    metrics = Metrics()
+    metrics = Metrics(lambda: station.status)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -1,15 +1,27 @@
 """What a server counts, in Prometheus's text format."""
 
+from collections.abc import Callable, Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from stratoscope_server.admission import Admitted
+from stratoscope_server.engines.protocol import EngineStatus
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own."""
+    """Counters of one server, in a registry of their own.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    status
+        Tells the state of the engine; ``None`` while there is none that answers.
+    """
+
+    def __init__(self, status: Callable[[], EngineStatus | None]) -> None:
         self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(status))
         self.requests = Counter(
             "stratoscope_requests", "Requests by route and status", ["route", "status"], registry=self._registry
         )
@@ -35,3 +47,22 @@ class Metrics:
     def render(self) -> bytes:
         """Return every metric as text."""
         return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's state when it is asked for."""
+
+    def __init__(self, status: Callable[[], EngineStatus | None]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status()
+        yield GaugeMetricFamily("stratoscope_engine_up", "Whether the engine answers", float(status is not None))
+        if status is None:
+            return
+        yield GaugeMetricFamily("stratoscope_engine_requests", "Prompts in the engine", status.requests)
+        yield GaugeMetricFamily("stratoscope_ring_bytes", "Memory in which rows wait", status.ring_bytes)
+        yield GaugeMetricFamily("stratoscope_ring_used_bytes", "Of it in use", status.ring_used_bytes)
+        yield CounterMetricFamily(
+            "stratoscope_ring_wait_seconds", "Time that prompts waited for room in it", status.ring_wait_seconds
+        )

@@ -29,7 +29,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["torch", "synthetic"] = Field("torch", description="what runs the model")
+    engine: Literal["torch", "vllm", "synthetic"] = Field("torch", description="what runs the model")
     model: str = Field("smollm2-135m", description="the embedded model, a Hugging Face id, or a local folder")
     revision: str | None = Field(None, description="commit of a Hugging Face id")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="type to compute in; auto: checkpoint's")
@@ -41,7 +41,16 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a key is required")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0: a free one")
     api_key_file: Path | None = Field(None, description="file of accepted API keys, one per line")
-    max_batch_tokens: Positive = Field(1024, description="padded tokens per forward pass")
+    max_batch_tokens: Positive | None = Field(None, description="tokens per forward pass; none: torch 1024, vllm 2048")
+    tensor_parallel_size: Positive = Field(1, description="vllm: GPUs that share each layer")
+    executor: Literal["mp", "ray"] = Field("mp", description="vllm: mp on one host, ray over several")
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="vllm: share of each GPU's memory to use"
+    )
+    ring_bytes: Positive = Field(2 << 30, description="vllm: shared memory in which rows wait for their reader")
+    stall_seconds: Annotated[float, Field(gt=0)] = Field(
+        120, description="vllm: the engine counts as dead once it owes work and gives no sign for so long"
+    )
     max_body_bytes: Positive = Field(8 << 20, description="bytes of a request body")
     max_stimuli: Positive = Field(256, description="stimuli per request")
     max_characters_per_text: Positive = Field(49_152, description="characters per text, checked before tokenising")
@@ -111,7 +120,7 @@ def _from_flags(args: Sequence[str], settings: type[Settings]) -> dict[str, str]
         allow_abbrev=False,
     )
     for name, field in settings.model_fields.items():
-        choices = get_args(field.annotation) if name in ("engine", "dtype") else None
+        choices = get_args(field.annotation) if name in ("engine", "dtype", "executor") else None
         default = field.get_default(call_default_factory=True, validated_data={})
         note = f"{field.description} [{'none' if default is None else default}]"
         parser.add_argument(f"--{name.replace('_', '-')}", choices=choices, help=note, metavar=None if choices else "X")

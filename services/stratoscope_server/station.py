@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from stratoscope_server.engines.protocol import Engine, EngineError
+from stratoscope_server.engines.protocol import Engine, EngineError, EngineStatus
 from stratoscope_server.problems import ApiError
 
 logger = logging.getLogger(__name__)
@@ -19,12 +19,13 @@ class Station:
     load
         Builds the engine; called once, on a thread.
     on_failure
-        Called if loading fails; is expected to end the server.
+        Called if loading fails, or the engine fails for good later; is expected to end the server.
     """
 
     def __init__(self, load: Callable[[], Engine], on_failure: Callable[[], None]) -> None:
         self._load = load
         self._on_failure = on_failure
+        self._loaded: Engine | None = None
         self._engine: Engine | None = None
         self.failure: Exception | None = None
 
@@ -41,6 +42,11 @@ class Station:
             raise _unavailable("the model is still being loaded", retry_after=5)
         return self._engine
 
+    @property
+    def status(self) -> EngineStatus | None:
+        """What can be measured of the engine; ``None`` while none is ready or after it has failed."""
+        return None if self._engine is None or self.failure is not None else self._engine.status
+
     async def check_ready(self) -> None:
         """Return if the engine answers; otherwise raise a 503."""
         try:
@@ -52,22 +58,31 @@ class Station:
     async def running(self) -> AsyncIterator[None]:
         """Load on entry, in the background; close on exit."""
         loading = asyncio.create_task(self._run_load())
+        watching = asyncio.create_task(self._watch(loading))
         try:
             yield
         finally:
             await asyncio.wait([loading])
-            if self._engine is not None:
-                await self._engine.close()
+            watching.cancel()
+            if self._loaded is not None:
+                await self._loaded.close()
 
     async def _run_load(self) -> None:
         try:
-            engine = await asyncio.to_thread(self._load)
+            self._loaded = await asyncio.to_thread(self._load)
+            await self._loaded.start()
         except Exception as error:  # noqa: BLE001 - kept whole, and ends the process with its message
             self.failure = error
             self._on_failure()
         else:
-            self._engine = engine
-            logger.info("ready: %s, fingerprint %s", engine.card.model, engine.card.fingerprint)
+            self._engine = self._loaded
+            logger.info("ready: %s, fingerprint %s", self._engine.card.model, self._engine.card.fingerprint)
+
+    async def _watch(self, loading: asyncio.Task[None]) -> None:
+        await loading
+        if self._engine is not None:
+            self.failure = await self._engine.wait_failed()
+            self._on_failure()
 
 
 def _unavailable(message: str, *, retry_after: int) -> ApiError:

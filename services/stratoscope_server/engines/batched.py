@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Final, Protocol
 
 from stratoscope_server.engines.packing import pack
-from stratoscope_server.engines.protocol import Job, Prompt, Tokenizer
+from stratoscope_server.engines.protocol import EngineError, EngineStatus, Job, Prompt, Tokenizer
 from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.request import Dtype
+
+DEFAULT_BATCH_TOKENS: Final = 1024
+"""For a CPU: short texts of mixed lengths lose more to padding in larger batches than they gain. A GPU wants more."""
 
 
 class Runner(Protocol):
@@ -46,12 +49,12 @@ class BatchedEngine:
     runner
         What computes.
     max_batch_tokens
-        Padded tokens per batch, at most; one longer prompt runs alone.
+        Padded tokens per batch, at most; one longer prompt runs alone. ``None`` for `DEFAULT_BATCH_TOKENS`.
     """
 
-    def __init__(self, runner: Runner, max_batch_tokens: int) -> None:
+    def __init__(self, runner: Runner, max_batch_tokens: int | None = None) -> None:
         self._runner = runner
-        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_tokens = max_batch_tokens or DEFAULT_BATCH_TOKENS
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     @property
@@ -63,6 +66,14 @@ class BatchedEngine:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._runner.tokenizer
+
+    @property
+    def status(self) -> EngineStatus:
+        """What can be measured now."""
+        return EngineStatus()
+
+    async def start(self) -> None:
+        """Return: a runner is checked when it is loaded."""
 
     async def capture(self, job: Job) -> AsyncGenerator[Block, None]:
         """Yield one block per batch; see `Engine.capture`."""
@@ -79,6 +90,11 @@ class BatchedEngine:
 
     async def check_ready(self) -> None:
         """Return: a loaded runner can always answer."""
+
+    async def wait_failed(self) -> EngineError:
+        """Wait for ever: a runner fails batch by batch."""
+        never: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def close(self) -> None:
         """Let the running batch end and stop the thread."""

@@ -128,6 +128,26 @@ class Job:
     dtype: Dtype
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """What can be measured of an engine at any time.
+
+    Attributes
+    ----------
+    requests
+        Prompts that it has taken in and not finished.
+    ring_bytes, ring_used_bytes
+        Size of the memory in which rows wait for their reader, and how much of it is in use; 0 where there is none.
+    ring_wait_seconds
+        How long prompts have waited for room in it, summed.
+    """
+
+    requests: int = 0
+    ring_bytes: int = 0
+    ring_used_bytes: int = 0
+    ring_wait_seconds: float = 0.0
+
+
 class Engine(Protocol):
     """Runs a model and reads its sites."""
 
@@ -141,10 +161,26 @@ class Engine(Protocol):
         """The model's tokenizer."""
         ...
 
+    @property
+    def status(self) -> EngineStatus:
+        """What can be measured now."""
+        ...
+
+    async def start(self) -> None:
+        """Check what can only be checked by running. Called once, in the server's event loop, before anything else.
+
+        Raises
+        ------
+        Exception
+            If the engine must not serve; the server then ends with its message.
+        """
+        ...
+
     def capture(self, job: Job) -> AsyncGenerator[Block, None]:
         """Yield the rows of every prompt, each prompt once and unbroken, in any order of prompts.
 
-        Closing the generator ends the work for this job.
+        Closing the generator ends the work for this job. The values of a block are only valid until the next one is
+        asked for.
 
         Raises
         ------
@@ -161,6 +197,10 @@ class Engine(Protocol):
         EngineError
             If it cannot.
         """
+        ...
+
+    async def wait_failed(self) -> EngineError:
+        """Return once the engine can never answer again, with the reason; for most engines that is never."""
         ...
 
     async def close(self) -> None:

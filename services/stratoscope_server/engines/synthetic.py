@@ -104,7 +104,7 @@ class SyntheticRunner:
         return Block(*row_keys(prompts), values)
 
 
-def load_engine(max_batch_tokens: int) -> BatchedEngine:
+def load_engine(max_batch_tokens: int | None = None) -> BatchedEngine:
     """Return the synthetic engine."""
     return BatchedEngine(SyntheticRunner(), max_batch_tokens)
 

@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stratoscope_server.engines.pretrained.source import resolve_source
 from stratoscope_server.engines.torch import ModelRefusedError, load_engine
-from stratoscope_server.engines.torch import loading as loading_module
 from stratoscope_server.engines.torch.architectures import FAMILIES
 from stratoscope_server.engines.torch.engine import load_runner
-from stratoscope_server.engines.torch.source import resolve_source
 
 
 def load(
@@ -182,7 +181,7 @@ def test_a_map_that_does_not_fit_the_model_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wrong = dataclasses.replace(FAMILIES["llama"], **changes)
-    monkeypatch.setattr(loading_module, "find_family", lambda _config: wrong)
+    monkeypatch.setitem(FAMILIES, "llama", wrong)
     with pytest.raises(ModelRefusedError, match=reason):
         load(tiny_folder("llama"), tmp_path)
 
@@ -198,23 +197,23 @@ def test_a_model_of_the_hub_bears_its_commit(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     for revision in (None, "main", commit):
-        source = resolve_source("acme/tiny", revision, tmp_path)
+        source = resolve_source("acme/tiny", revision, tmp_path, supported=FAMILIES)
         assert (source.name, source.revision) == ("acme/tiny", commit)
     with pytest.raises(ModelRefusedError, match="neither"):
-        resolve_source("acme/tiny", "other-branch", tmp_path)
+        resolve_source("acme/tiny", "other-branch", tmp_path, supported=FAMILIES)
 
 
 def test_the_revision_of_a_folder_is_the_hash_of_what_matters_in_it(copied: Path, tmp_path: Path) -> None:
-    first = resolve_source(str(copied), None, tmp_path)
+    first = resolve_source(str(copied), None, tmp_path, supported=FAMILIES)
     assert first.name == "model"
     assert first.revision.startswith("sha256:")
     (copied / "README.md").write_text("about it")
     moved = copied.rename(tmp_path / "elsewhere")
-    assert resolve_source(str(moved), None, tmp_path).revision == first.revision
+    assert resolve_source(str(moved), None, tmp_path, supported=FAMILIES).revision == first.revision
     weights = load_file(moved / "model.safetensors")
     weights["model.norm.weight"][0] += 1e-3
     save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
-    assert resolve_source(str(moved), None, tmp_path).revision != first.revision
+    assert resolve_source(str(moved), None, tmp_path, supported=FAMILIES).revision != first.revision
 
 
 def test_the_card_of_long_rope_ends_where_its_short_factors_end(

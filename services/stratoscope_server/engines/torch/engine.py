@@ -2,24 +2,41 @@
 
 from pathlib import Path
 
+import torch
+
 from stratoscope_server.engines.batched import BatchedEngine
-from stratoscope_server.engines.torch.card import build_card
+from stratoscope_server.engines.pretrained.card import build_card
+from stratoscope_server.engines.pretrained.errors import ModelRefusedError
+from stratoscope_server.engines.pretrained.source import resolve_source
+from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
+from stratoscope_server.engines.protocol import EngineError
+from stratoscope_server.engines.selfcheck import check_sums, known_prompt, states_of
+from stratoscope_server.engines.torch.architectures import FAMILIES
 from stratoscope_server.engines.torch.loading import load_model
 from stratoscope_server.engines.torch.runner import TorchRunner
-from stratoscope_server.engines.torch.selfcheck import check_sites
-from stratoscope_server.engines.torch.source import resolve_source
-from stratoscope_server.engines.torch.tokenizing import TorchTokenizer
-
-"""For a CPU: short texts of mixed lengths lose more to padding in larger batches than they gain. A GPU wants more."""
+from stratoscope_wire.sites import SITES
 
 
 def load_runner(model: str, *, revision: str | None, dtype: str, device: str, cache_dir: Path) -> TorchRunner:
     """Load a model and check that its sites are where they should be; see `load_engine`."""
-    source = resolve_source(model, revision, cache_dir)
-    tokenizer = TorchTokenizer(source.folder)
+    source = resolve_source(model, revision, cache_dir, supported=FAMILIES)
+    tokenizer = FastTokenizer(source.folder)
     loaded = load_model(source, dtype=dtype, device=device)
-    runner = TorchRunner(loaded, tokenizer, build_card(source, loaded, tokenizer.hash))
-    check_sites(runner)
+    where = loaded.device
+    card = build_card(
+        source,
+        loaded.config,
+        dtype=loaded.dtype,
+        tokenizer_hash=tokenizer.hash,
+        engine="torch",
+        versions={
+            "attention": str(loaded.config._attn_implementation),
+            "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+    )
+    runner = TorchRunner(loaded, tokenizer, card)
+    _check(runner)
     return runner
 
 
@@ -29,8 +46,8 @@ def load_engine(
     revision: str | None,
     dtype: str,
     device: str,
-    max_batch_tokens: int,
     cache_dir: Path,
+    max_batch_tokens: int | None = None,
 ) -> BatchedEngine:
     """Load a model and return the engine that serves it.
 
@@ -45,7 +62,7 @@ def load_engine(
     device
         ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one.
     max_batch_tokens
-        Padded tokens per batch, at most.
+        Padded tokens per batch, at most; ``None`` for the default.
     cache_dir
         Where the converted embedded model is kept.
 
@@ -56,3 +73,12 @@ def load_engine(
     """
     runner = load_runner(model, revision=revision, dtype=dtype, device=device, cache_dir=cache_dir)
     return BatchedEngine(runner, max_batch_tokens)
+
+
+def _check(runner: TorchRunner) -> None:
+    columns = runner.card.columns(list(SITES))
+    try:
+        block = runner.run([known_prompt(runner.tokenizer)], columns, "float32")
+    except EngineError as error:
+        raise ModelRefusedError(f"model {runner.card.model!r} failed the check at start: {error}") from error
+    check_sums(runner.card, states_of(block, columns))

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from stratoscope_server.engines.torch.architectures import Family, find_family
-from stratoscope_server.engines.torch.checkpoint import check_config
-from stratoscope_server.engines.torch.errors import ModelRefusedError
-from stratoscope_server.engines.torch.quiet import quiet_transformers
-from stratoscope_server.engines.torch.source import Source
+from stratoscope_server.engines.pretrained.checkpoint import check_config
+from stratoscope_server.engines.pretrained.errors import ModelRefusedError
+from stratoscope_server.engines.pretrained.quiet import quiet_transformers
+from stratoscope_server.engines.pretrained.source import Source
+from stratoscope_server.engines.torch.architectures import FAMILIES, Family
 
 ComputeDtype = Literal["float32", "bfloat16", "auto"]
 """Type in which a model computes; ``auto`` is the checkpoint's own."""
@@ -72,7 +72,7 @@ def load_model(source: Source, *, dtype: str, device: str) -> LoadedModel:
     if dtype not in get_args(ComputeDtype):
         raise ModelRefusedError(f"dtype {dtype!r} is not one of {', '.join(get_args(ComputeDtype))}")
     target = find_device(device)
-    family = find_family(check_config(source.folder / "config.json"))
+    family = FAMILIES[check_config(source.folder / "config.json", FAMILIES)["model_type"]]
     with quiet_transformers():
         model, info = AutoModel.from_pretrained(
             source.folder,

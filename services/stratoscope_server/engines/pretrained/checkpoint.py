@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from stratoscope_server.engines.torch.architectures import find_family
-from stratoscope_server.engines.torch.errors import ModelRefusedError
+from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 
 TOKENIZER_FILES: Final = (
     "added_tokens.json",
@@ -22,8 +22,15 @@ TOKENIZER_FILES: Final = (
 """Files that define a tokenizer."""
 
 
-def check_config(path: Path) -> dict[str, Any]:
+def check_config(path: Path, supported: Collection[str]) -> dict[str, Any]:
     """Read a model's ``config.json`` and refuse what cannot be served correctly.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    supported
+        Values of ``model_type`` that the engine knows.
 
     Raises
     ------
@@ -33,7 +40,10 @@ def check_config(path: Path) -> dict[str, Any]:
     """
     config = _read_json(path)
     _refuse_code(config, path)
-    find_family(config)
+    if config.get("model_type") not in supported:
+        raise ModelRefusedError(
+            f"model_type {config.get('model_type')!r} is not supported; supported are {', '.join(supported)}"
+        )
     text = {**config, **config.get("text_config", {})}
     if "quantization_config" in text:
         raise ModelRefusedError(f"{path} describes a quantised checkpoint; serve the unquantised one")
@@ -42,7 +52,7 @@ def check_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, supported: Collection[str]) -> None:
     """Refuse a folder that does not hold exactly one complete model in safetensors.
 
     Raises
@@ -50,7 +60,7 @@ def check_folder(folder: Path) -> None:
     ModelRefusedError
         If `check_config` refuses it, it has no safetensors or holds an adapter, or its tokenizer brings code.
     """
-    check_config(folder / "config.json")
+    check_config(folder / "config.json", supported)
     if not any(folder.glob("*.safetensors")):
         others = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(kind))
         held = f" (it has {', '.join(others)})" if others else ""

@@ -1,54 +1,71 @@
-"""The model card of a loaded model."""
+"""The model card of a pretrained model, whichever engine runs it."""
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import transformers
 
-from stratoscope_server.engines.torch.loading import LoadedModel
-from stratoscope_server.engines.torch.source import Source
+from stratoscope_server.engines.pretrained.source import Source
 from stratoscope_wire import ModelCard
 from stratoscope_wire.card import site_cards
 
 
-def build_card(source: Source, loaded: LoadedModel, tokenizer_hash: str) -> ModelCard:
-    """Describe a loaded model."""
-    config = loaded.config
+def build_card(
+    source: Source,
+    config: Any,  # noqa: ANN401 - transformers publishes no common type of its configs
+    *,
+    dtype: str,
+    tokenizer_hash: str,
+    engine: str,
+    versions: Mapping[str, str],
+    max_tokens: int | None = None,
+) -> ModelCard:
+    """Describe a model.
+
+    Parameters
+    ----------
+    source
+        Where it came from.
+    config
+        Of the language model.
+    dtype
+        Type in which the engine computes.
+    tokenizer_hash
+        Of its tokenizer.
+    engine, versions
+        What runs it, with everything beside torch, transformers and this package that its numbers depend on.
+    max_tokens
+        Longest prompt that the engine takes, where that is less than the model's.
+    """
     n_heads = config.num_attention_heads
     d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    longest = longest_prompt(config)
     return ModelCard(
         model=source.name,
         revision=source.revision,
         architecture=config.model_type,
-        dtype=loaded.dtype,
+        dtype=dtype,
         n_layers=config.num_hidden_layers,
         d_model=config.hidden_size,
         n_heads=n_heads,
         d_head=d_head,
         vocab_size=config.vocab_size,
-        max_tokens=_max_tokens(config),
+        max_tokens=longest if max_tokens is None else min(longest, max_tokens),
         tokenizer_hash=tokenizer_hash,
-        engine="torch",
-        versions=_versions(loaded),
+        engine=engine,
+        versions={
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "stratoscope-server": importlib.metadata.version("stratoscope-server"),
+            **versions,
+        },
         sites=site_cards(config.num_hidden_layers, config.hidden_size, n_heads * d_head),
     ).signed()
 
 
-def _versions(loaded: LoadedModel) -> dict[str, str]:
-    device = loaded.device
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "stratoscope-server": importlib.metadata.version("stratoscope-server"),
-        "attention": str(loaded.config._attn_implementation),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
-
-
-def _max_tokens(config: Any) -> int:  # noqa: ANN401 - transformers publishes no common type of its configs
+def longest_prompt(config: Any) -> int:  # noqa: ANN401 - transformers publishes no common type of its configs
     """Return the longest prompt whose states depend on nothing but the prompt.
 
     Rotary embeddings of type ``longrope`` and ``dynamic`` change for every token of a batch once its longest prompt

@@ -10,8 +10,8 @@ import numpy as np
 import tokenizers
 from transformers import AutoTokenizer
 
+from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 from stratoscope_server.engines.protocol import Encoded
-from stratoscope_server.engines.torch.errors import ModelRefusedError
 from stratoscope_wire import Message
 
 # Put before a chat template, this hides the function of the same name, which tells today's date.
@@ -23,7 +23,7 @@ _FIXED_DATE: Final = (
 )
 
 
-class TorchTokenizer:
+class FastTokenizer:
     """A `Tokenizer` over a fast tokenizer. Safe to call from any thread.
 
     Offsets count characters (Unicode code points) of the text as it was given, whatever normalisation does to it, and
