@@ -1,6 +1,8 @@
 """Running vLLM engines on real weights, and what is asked of them. Runs in the environment that has vLLM."""
 
 import asyncio
+import json
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -76,6 +78,15 @@ class Running:
         assert found.keys() == {prompt.stimulus_id for prompt in job.prompts}
         return found
 
+    def tell(self, method: str, *args: str) -> list[Any]:
+        """Call a method of the test's workers, and return each one's answer."""
+        return self.do(self.engine._llm.collective_rpc(method, args=args))
+
+    def report(self) -> dict[str, Any]:
+        """Return what the first `WatchedWorker` has written down since the last report."""
+        told: dict[str, Any] = json.loads(self.tell("report")[0])
+        return told
+
     def close(self) -> None:
         """Stop the engine and its loop."""
         self.do(self.engine.close())
@@ -100,6 +111,10 @@ def split_block(job: Job, block: Block) -> dict[str, States]:
 def run_engine(model: Path | str, **options: Any) -> Iterator[Running]:
     """Start an engine and stop it."""
     options = {"ring_bytes": 256 << 20, "max_batch_tokens": 64, "stall_seconds": 60.0, **options}
+    # Child processes get this process's path with them.
+    workers = str(Path(__file__).parent / "workers")
+    if workers not in sys.path:
+        sys.path.append(workers)
     running = Running(VllmOptions(str(model), None, options.pop("dtype", "float32"), Settings().cache_dir, **options))
     try:
         yield running

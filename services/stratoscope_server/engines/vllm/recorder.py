@@ -155,11 +155,14 @@ class Recorder:
                 run.pooled[slot] = _sums(states, staged)
 
     def _copy_gathered(self, states: torch.Tensor, staged: StagedGather, run: StagedRun, slot: int | None) -> None:
-        rows = tensor_model_parallel_all_gather(states.index_select(0, staged.source), dim=-1)
-        sums = tensor_model_parallel_all_gather(_sums(states, staged), dim=-1)
-        if slot is not None:
-            run.plain[slot] = rows
-            run.pooled[slot] = sums
+        if len(staged.source):
+            rows = tensor_model_parallel_all_gather(states.index_select(0, staged.source), dim=-1)
+            if slot is not None:
+                run.plain[slot] = rows
+        if len(staged.pooled_lengths):
+            sums = tensor_model_parallel_all_gather(_sums(states, staged), dim=-1)
+            if slot is not None:
+                run.pooled[slot] = sums
 
     def _follow(self, request_id: str) -> _Followed | None:
         if request_id not in self._followed:

@@ -33,6 +33,7 @@ class CaptureWorker:
     model_runner: Any
     vllm_config: Any
     device: torch.device
+    recorder: Recorder
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         """Load the model, then attach the capture, so that vLLM's memory profile includes it."""
@@ -54,7 +55,7 @@ class CaptureWorker:
             link = WorkerLink(settings["address"], hello)
             link.end_with_server()
             courier = Courier(link, columns, place, staging)
-        recorder = Recorder(runner, columns, place, staging, courier)
+        self.recorder = recorder = Recorder(runner, columns, place, staging, courier)
         attach(runner.model, FAMILIES[settings["family"]], card.n_layers, recorder.on_states)
         on_forward_end(runner, recorder.on_forward_end)
         listen(runner, recorder)
