@@ -4,11 +4,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from stratoscope_server.engines.protocol import Engine, EngineError, EngineStatus
 from stratoscope_server.problems import ApiError
 
 logger = logging.getLogger(__name__)
+
+LINGER_SECONDS: Final = 3.0
+"""Time between the failure of an engine and the end of the server, in which it answers 503."""
 
 
 class Station:
@@ -82,6 +86,8 @@ class Station:
         await loading
         if self._engine is not None:
             self.failure = await self._engine.wait_failed()
+            # Long enough for health checks and waiting clients to be told, instead of finding nobody.
+            await asyncio.sleep(LINGER_SECONDS)
             self._on_failure()
 
 

@@ -165,7 +165,7 @@ def test_without_memory_of_what_was_taken_a_preempted_mean_would_be_wrong(
 
 def shared_prefix(engine: Running, select: Sequence[Any], seed: int) -> list[Prompt]:
     prefix = " ".join(np.random.default_rng(seed).choice(WORDS, 75))
-    prompts = engine.prompts([f"{prefix} {end}" for end in ("church", "organ and town")], select)
+    prompts: list[Prompt] = engine.prompts([f"{prefix} {end}" for end in ("church", "organ and town")], select)
     assert all(prompt.n_tokens <= 127 for prompt in prompts)
     same = [a == b for a, b in zip(prompts[0].token_ids, prompts[1].token_ids, strict=False)]
     assert same.index(False) >= 64, "the prompts do not share two blocks"
@@ -257,7 +257,8 @@ def test_cancelled_neighbours_leave_the_others_right_and_their_room_free(engine:
         async with asyncio.timeout(10):
             while engine.engine.status.ring_used_bytes:
                 await asyncio.sleep(0.05)
-        return stayed.result()
+        result: dict[str, Any] = stayed.result()
+        return result
 
     assert worst(staying, engine.do(both())) <= BOUND
     assert engine.engine.status.requests == 0

@@ -64,7 +64,9 @@ def test_a_plan_carried_out_by_hand_gives_every_row_of_every_prompt(
     while any(c < n for c, n in zip(computed, lengths, strict=True)):
         order = [i for i, (c, n) in enumerate(zip(computed, lengths, strict=True)) if c < n]
         random.shuffle(order)
-        scheduled, batch, left = [], [], budget
+        scheduled: list[Scheduled] = []
+        batch: list[float] = []
+        left = budget
         for i in order:
             count = min(left, lengths[i] - computed[i])
             if count:

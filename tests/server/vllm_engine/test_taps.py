@@ -5,6 +5,7 @@ stands in here for what only a GPU would show.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,10 @@ from stratoscope_server.engines.vllm.taps import FAMILIES, attach
 N_LAYERS, D_MODEL = 3, 8
 
 
+def normed(x: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(x / x.norm(dim=-1, keepdim=True))
+
+
 class InPlaceNorm(nn.Module):
     """Like CUDA's ``fused_add_rms_norm``: results are written over the arguments."""
 
@@ -22,9 +27,9 @@ class InPlaceNorm(nn.Module):
         self, x: torch.Tensor, residual: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if residual is None:
-            return x / x.norm(dim=-1, keepdim=True)
+            return normed(x)
         residual.add_(x)
-        x.copy_(residual / residual.norm(dim=-1, keepdim=True))
+        x.copy_(normed(residual))
         return x, residual
 
 
@@ -52,12 +57,17 @@ class Block(nn.Module):
         return self.mlp(x), residual
 
 
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: Any = nn.ModuleList(Block() for _ in range(N_LAYERS))
+        self.norm = InPlaceNorm()
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.model = nn.Module()
-        self.model.layers = nn.ModuleList(Block() for _ in range(N_LAYERS))
-        self.model.norm = InPlaceNorm()
+        self.model = Decoder()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = None
@@ -70,9 +80,6 @@ def plain_states(model: Model, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute every site without any in-place operation."""
     states = {"embed": x.clone()}
     stream = x.clone()
-
-    def normed(y: torch.Tensor) -> torch.Tensor:
-        return y / y.norm(dim=-1, keepdim=True)
 
     for layer, block in enumerate(model.model.layers):
         heads = normed(stream).flip(0)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping
+from multiprocessing import resource_tracker
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -29,7 +30,8 @@ def launch(arguments: Mapping[str, Any]) -> AsyncLLM:
             "supported (VLLM_USE_V2_MODEL_RUNNER=0)"
         )
     # An interrupt from the terminal goes to every process of the group. Only the server may act on it: it drains.
-    # Children inherit the mask of the thread that starts them.
+    # Children inherit the mask of the thread that starts them; starting Python's resource tracker would lift it again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return AsyncLLM.from_vllm_config(config, disable_log_stats=True)

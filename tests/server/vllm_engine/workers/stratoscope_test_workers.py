@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from stratoscope_server.engines.vllm import recorder as recorder_module
+from stratoscope_server.engines.vllm import runner_v1, taps
 from stratoscope_server.engines.vllm import worker as worker_module
 from stratoscope_server.engines.vllm.cpu_worker import CpuCaptureWorker
 from stratoscope_server.engines.vllm.tracker import Tracker
@@ -49,7 +50,7 @@ class WatchedWorker(CpuCaptureWorker):
     @contextmanager
     def reachable(self) -> Iterator[None]:
         """Let what is attached now look up the recorder's methods each time, so that they can be replaced later."""
-        attach, on_forward_end = worker_module.attach, worker_module.on_forward_end
+        attach, on_forward_end = taps.attach, runner_v1.on_forward_end
 
         def attach_late(model: Any, family: Any, n_layers: int, sink: Any) -> None:
             self.sink = sink
@@ -193,4 +194,4 @@ class DistantWorker(CpuCaptureWorker):
     """Says, on every rank but the first, that it runs on another host than the server."""
 
     def host_key(self) -> int:
-        return super().host_key() + self.rank
+        return int(super().host_key()) + int(self.rank)
