@@ -32,9 +32,9 @@ def run_compose(compose_program: Path) -> RunCompose:
     def run(
         *arguments: str, env_file: Path = ROOT / ".env.example", environ: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        files = ["--file", COMPOSE_FILE, "--project-directory", ROOT, "--env-file", env_file]
+        files = ["--file", str(COMPOSE_FILE), "--project-directory", str(ROOT), "--env-file", str(env_file)]
         environ = {"PATH": "/usr/bin:/bin", **(environ or {})}
-        command = [compose_program, *files, *arguments]
+        command = [str(compose_program), *files, *arguments]
         return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
     return run

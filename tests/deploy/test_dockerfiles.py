@@ -23,7 +23,7 @@ each_image = pytest.mark.parametrize("name", NAMES)
 
 def lint(path: Path) -> subprocess.CompletedProcess[str]:
     hadolint = Path(sys.executable).with_name("hadolint")
-    command = [hadolint, "--no-color", "--disable-ignore-pragma", path]
+    command = [str(hadolint), "--no-color", "--disable-ignore-pragma", str(path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -22,7 +22,7 @@ def check(port: object, key_file: Path) -> subprocess.CompletedProcess[str]:
         # A proxy that does not exist: the container's own loopback must not be asked for through one.
         "http_proxy": "http://127.0.0.1:9",
     }
-    command = [sys.executable, "-W", "error", PROGRAM]
+    command = [sys.executable, "-W", "error", str(PROGRAM)]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
 
 
