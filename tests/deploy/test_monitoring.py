@@ -24,7 +24,7 @@ NOT_YET = {
     "stratoscope_ring_used_bytes": "gauge",
     "stratoscope_engine_requests": "gauge",
     "stratoscope_engine_up": "gauge",
-    "stratoscope_ring_wait_seconds": "histogram",
+    "stratoscope_ring_wait_seconds": "counter",
 }
 """Temporary: metrics that come with the vLLM engine. Delete it when they are there."""
 
