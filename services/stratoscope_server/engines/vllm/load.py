@@ -78,6 +78,14 @@ def load_engine(options: VllmOptions) -> Engine:
         listener.close()
         arena.close()
         raise
+    if not listener.workers:
+        llm.shutdown()
+        listener.close()
+        arena.close()
+        raise ModelRefusedError(
+            "no worker runs on this host, so that none can share memory with the server; start the server on a node "
+            "that has at least one of the model's GPUs"
+        )
     device = listener.workers[0][0].device
     return VllmEngine(llm, card(device), tokenizer, arena, listener, options.stall_seconds)
 

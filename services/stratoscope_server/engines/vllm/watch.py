@@ -42,17 +42,23 @@ class Watch:
         self._traffic = traffic
         self._stall_seconds = stall_seconds
         self._canaries = itertools.count()
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Take in failures from now on, in the running event loop."""
+        self.failure: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
-        """Begin, in the running event loop."""
-        self.failure: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
+        """Begin to look for signs."""
+        self._traffic.last_sign = time.monotonic()
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """End."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
 
     def fail(self, cause: str) -> None:
         """Declare the engine dead: everything on its way fails, and nothing is accepted any more."""
