@@ -47,10 +47,10 @@ serve: setup ## serve the embedded model on http://127.0.0.1:8000
 
 test: setup setup-vllm ## every test, those of the vLLM engine included
 	$(BIN)/python -m pytest
-	$(VLLM_BIN)/python -m pytest tests/server/vllm_engine
+	$(VLLM_BIN)/python -m pytest --tb=native tests/server/vllm_engine
 
 test-vllm: setup-vllm ## the tests of the vLLM engine alone
-	$(VLLM_BIN)/python -m pytest tests/server/vllm_engine
+	$(VLLM_BIN)/python -m pytest --tb=native tests/server/vllm_engine
 
 check: setup ## format, lint, types, and each distribution alone in an empty environment
 	$(BIN)/ruff format --check .

@@ -143,6 +143,24 @@ def test_a_prompt_in_chunks_gives_every_position_once_and_one_last_row(engine: R
     assert worst([prompt], found) <= BOUND
 
 
+def test_every_step_of_a_long_prompt_is_a_sign_of_life(engine: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    (prompt,) = long_prompts(engine, 1, 14, ["last"])
+    traffic = engine.engine._traffic
+    notes: list[Any] = []
+    take = traffic.take_note
+
+    def take_and_keep(exit_: int, note: Any) -> None:
+        notes.append(note)
+        take(exit_, note)
+
+    monkeypatch.setattr(traffic, "take_note", take_and_keep)
+    engine.report()
+    engine.capture([prompt])
+    n_steps = len(engine.report()["steps"])
+    assert n_steps > 1
+    assert sum(not note.released for note in notes) == n_steps
+
+
 @pytest.mark.parametrize("select", ["all", "mean", "last"])
 def test_preempted_prompts_give_every_row_once(select: str, engine: Running, worst: Compare) -> None:
     prompts = long_prompts(engine, 12, 3, [select])

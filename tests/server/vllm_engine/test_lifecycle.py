@@ -1,5 +1,6 @@
 """A real server process over vLLM: what it delivers, and what is left when one of its processes dies or hangs."""
 
+import contextlib
 import os
 import re
 import signal
@@ -43,8 +44,8 @@ class Served:
             return psutil.Process(self.process.pid)
         marks = {"core": "EngineCore", "worker": "Worker", "tracker": "resource_tracker"}
         found = [p for p in self.everyone()[1:] if marks[kind] in " ".join(p.cmdline())]
-        assert len(found) == 1, [" ".join(p.cmdline()) for p in self.everyone()]
-        return found[0]
+        assert found, [" ".join(p.cmdline()) for p in self.everyone()]
+        return found[-1]
 
     def ready(self) -> int:
         return httpx2.get(f"{self.url}/readyz", timeout=10).status_code
@@ -58,11 +59,12 @@ def serve(folder: Path, *flags: str, wait: bool = True) -> Iterator[Served]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     log: list[str] = []
-    pump = threading.Thread(target=lambda: log.extend(iter(process.stderr.readline, "")), daemon=True)  # type: ignore[union-attr]
+    pump = threading.Thread(target=log.extend, args=(iter(process.stderr.readline, ""),), daemon=True)
     pump.start()
     everyone: list[psutil.Process] = []
+    served: Served | None = None
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 400
         while not (found := ADDRESS.search("".join(log))):
             assert process.poll() is None, "".join(log)
             assert time.monotonic() < deadline
@@ -75,13 +77,15 @@ def serve(folder: Path, *flags: str, wait: bool = True) -> Iterator[Served]:
         everyone = served.everyone()
         yield served
     finally:
+        everyone += served.everyone() if process.poll() is None and served is not None else []
+        for other in everyone:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                other.kill()
         process.kill()
         process.wait(timeout=30)
-        pump.join(timeout=10)
+        # They held the other end of the pipe.
+        pump.join(timeout=30)
         process.stderr.close()
-        for other in everyone:
-            if other.is_running():
-                other.kill()
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +178,12 @@ def check_rows(
     assert checked > 100
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("victim", ["worker", "core", "server"])
-def test_the_death_of_any_process_ends_streams_with_an_error_and_leaves_nothing(victim: str, folder: Path) -> None:
-    with serve(folder, "--ring-bytes", str(32 << 20)) as served:
+def test_the_death_of_any_process_ends_streams_with_an_error_and_leaves_nothing(
+    victim: str, ranks: int, folder: Path
+) -> None:
+    with serve(folder, "--ring-bytes", str(32 << 20), "--tensor-parallel-size", str(ranks)) as served:
         everyone, wanted = served.everyone(), expected(served.url, big())
         target = served.find(victim)
         data, whole = b"", True
@@ -197,6 +204,16 @@ def test_the_death_of_any_process_ends_streams_with_an_error_and_leaves_nothing(
             assert served.ready() == 503
             assert time.monotonic() - killed < 10
             assert served.process.wait(timeout=60) == 1
+        assert_nothing_is_left(everyone, served.shm_before)
+
+
+def test_the_death_of_the_process_that_cleans_up_after_the_others_leaves_nothing(folder: Path) -> None:
+    with serve(folder) as served:
+        everyone = served.everyone()
+        served.find("tracker").kill()
+        assert fetch(served.url, body())
+        served.process.terminate()
+        served.process.wait(timeout=60)
         assert_nothing_is_left(everyone, served.shm_before)
 
 

@@ -78,7 +78,7 @@ class Courier:
         step.copied()
         for gather in step.gathers:
             self._deliver_gather(gather)
-        self._staging.give_back(step)
+        self._staging.give_back()
         faults = (Fault(serial=serial, code="rows_missing", message=text) for serial, text in step.plan.holes.items())
         return Note(written=tuple(step.plan.completed), faults=tuple(faults))
 

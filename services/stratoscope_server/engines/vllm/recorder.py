@@ -103,6 +103,9 @@ class Recorder:
         self._close(plan)
         if plan.gathers or plan.holes or plan.completed:
             self._step = _ActiveStep(plan, self._staging.begin(plan), self._columns)
+        elif self._courier is not None:
+            # A sign of life: a long prompt may take many steps until one has rows that are wanted.
+            self._courier.tell(Note())
 
     def on_ended(self, request_ids: Sequence[str]) -> None:
         """Let go of requests that ended; see `StepListener`."""
@@ -116,9 +119,7 @@ class Recorder:
 
     def on_states(self, column: str, states: torch.Tensor) -> None:
         """Copy the rows that the step needs of a column; called by the taps."""
-        if self._step is None:
-            return
-        if column not in self._step.slots:
+        if self._step is None or column not in self._step.slots:
             return
         if column not in self._step.pending:
             raise CaptureError(f"column {column!r} was computed twice in one step")
@@ -142,7 +143,7 @@ class Recorder:
         if self._courier is not None:
             self._courier.deliver(staged)
         else:
-            self._staging.give_back(staged)
+            self._staging.give_back()
 
     def _copy(self, states: torch.Tensor, staged: StagedGather, run: StagedRun, slot: int | None) -> None:
         if run.run.sharded and not self._place.slices_shards:

@@ -73,14 +73,11 @@ class StagedStep:
         With buffers in host memory.
     copied
         Waits until the rows are there.
-    slot
-        Which slot to give back.
     """
 
     plan: StepPlan
     gathers: tuple[StagedGather, ...]
     copied: Callable[[], None]
-    slot: int
 
 
 class _Buffer:
@@ -159,7 +156,7 @@ class Staging:
             self._complete_means(staged)
         slot, self._next = self._next, (self._next + 1) % N_SLOTS
         if self._stream is None:
-            return StagedStep(plan, tuple(gathers), lambda: None, slot)
+            return StagedStep(plan, tuple(gathers), lambda: None)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         on_host = self._lay_out(plan, self._host[slot], lambda _: torch.empty(0, dtype=torch.int64))
         with torch.cuda.stream(self._stream):
@@ -169,11 +166,10 @@ class Staging:
                     target.pooled.copy_(source.pooled, non_blocking=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(self._stream)
-        return StagedStep(plan, tuple(on_host), copied.synchronize, slot)
+        return StagedStep(plan, tuple(on_host), copied.synchronize)
 
-    def give_back(self, step: StagedStep) -> None:
-        """Free a step's slot; slots come back in the order in which they were given."""
-        del step
+    def give_back(self) -> None:
+        """Free the slot of the oldest step that is on its way."""
         self._free.release()
 
     def forget(self, serial: int) -> None:
