@@ -32,8 +32,8 @@ class Served:
     process: subprocess.Popen[str]
     url: str
     log: list[str]
-    shm_before: set[Path]
-    family: dict[str, psutil.Process] = field(default_factory=dict)
+    named: set[Path] = field(default_factory=set)
+    """Shared memory with a name in a file system, of any of its processes."""
 
     def everyone(self) -> list[psutil.Process]:
         return [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
@@ -47,13 +47,22 @@ class Served:
         assert found, [" ".join(p.cmdline()) for p in self.everyone()]
         return found[-1]
 
+    def find_shared_memory(self) -> None:
+        """Note what shared memory the processes have mapped; the ring must be among it."""
+        mapped = {line.split(maxsplit=5)[-1] for p in self.everyone() for line in maps(p.pid)}
+        assert any("memfd:stratoscope" in name for name in mapped)
+        self.named = {Path(name) for name in mapped if name.startswith("/dev/shm/") and "(deleted)" not in name}
+
     def ready(self) -> int:
         return httpx2.get(f"{self.url}/readyz", timeout=10).status_code
 
 
+def maps(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines()
+
+
 @contextmanager
 def serve(folder: Path, *flags: str, wait: bool = True) -> Iterator[Served]:
-    shm_before = set(Path("/dev/shm").iterdir())
     command = [sys.executable, "-m", "stratoscope_server", "--engine", "vllm", "--model", str(folder)]
     command += ["--dtype", "float32", "--port", "0", "--max-batch-tokens", "256", *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -69,12 +78,13 @@ def serve(folder: Path, *flags: str, wait: bool = True) -> Iterator[Served]:
             assert process.poll() is None, "".join(log)
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        served = Served(process, found.group(1), log, shm_before)
+        served = Served(process, found.group(1), log)
         while wait and served.ready() != 200:
             assert process.poll() is None, "".join(log)
             assert time.monotonic() < deadline, "".join(log)
             time.sleep(0.2)
         everyone = served.everyone()
+        served.find_shared_memory()
         yield served
     finally:
         everyone += served.everyone() if process.poll() is None and served is not None else []
@@ -116,15 +126,15 @@ def fetch(url: str, request: dict[str, Any]) -> list[Any]:
     return list(StreamDecoder(answer.content, expected(url, request)))
 
 
-def assert_nothing_is_left(everyone: list[psutil.Process], shm_before: set[Path], seconds: float = 20) -> None:
+def assert_nothing_is_left(everyone: list[psutil.Process], served: Served, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         alive = [p for p in everyone if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-        if not alive and set(Path("/dev/shm").iterdir()) <= shm_before:
+        if not alive and not any(path.exists() for path in served.named):
             return
         time.sleep(0.2)
     left = [p.cmdline() for p in everyone if p.is_running()]
-    raise AssertionError(f"left behind: {left} {set(Path('/dev/shm').iterdir()) - shm_before}")
+    raise AssertionError(f"left behind: {left} {[path for path in served.named if path.exists()]}")
 
 
 def test_an_answer_over_http_is_verified_and_right_and_a_signal_drains_what_is_open(
@@ -147,7 +157,7 @@ def test_an_answer_over_http_is_verified_and_right_and_a_signal_drains_what_is_o
             data += b"".join(chunks)
         assert sum(batch.num_rows for batch in StreamDecoder(data, wanted)) > 5000
         assert served.process.wait(timeout=60) in (0, -signal.SIGTERM)
-        assert_nothing_is_left(everyone, served.shm_before)
+        assert_nothing_is_left(everyone, served)
         assert not [line for line in served.log if "dead" in line.lower() or "Traceback" in line]
 
 
@@ -204,7 +214,7 @@ def test_the_death_of_any_process_ends_streams_with_an_error_and_leaves_nothing(
             assert served.ready() == 503
             assert time.monotonic() - killed < 10
             assert served.process.wait(timeout=60) == 1
-        assert_nothing_is_left(everyone, served.shm_before)
+        assert_nothing_is_left(everyone, served)
 
 
 def test_the_death_of_the_process_that_cleans_up_after_the_others_leaves_nothing(folder: Path) -> None:
@@ -214,7 +224,7 @@ def test_the_death_of_the_process_that_cleans_up_after_the_others_leaves_nothing
         assert fetch(served.url, body())
         served.process.terminate()
         served.process.wait(timeout=60)
-        assert_nothing_is_left(everyone, served.shm_before)
+        assert_nothing_is_left(everyone, served)
 
 
 @pytest.mark.parametrize("victim", ["worker", "core"])
@@ -229,7 +239,7 @@ def test_a_process_that_hangs_counts_as_dead(victim: str, folder: Path) -> None:
         assert 3 < time.monotonic() - began < 12
         assert served.ready() == 503
         assert served.process.wait(timeout=100) == 1
-        assert_nothing_is_left(everyone, served.shm_before)
+        assert_nothing_is_left(everyone, served)
 
 
 def test_a_hang_is_noticed_although_nobody_asks(folder: Path) -> None:
@@ -295,4 +305,4 @@ def test_an_interrupt_from_the_terminal_drains_too(folder: Path) -> None:
             data += b"".join(chunks)
         assert sum(batch.num_rows for batch in StreamDecoder(data, wanted)) > 5000
         served.process.wait(timeout=60)
-        assert_nothing_is_left(everyone, served.shm_before)
+        assert_nothing_is_left(everyone, served)
