@@ -29,7 +29,7 @@ def _layers(rng: np.random.Generator, groups: np.ndarray, n_layers: int, d_model
     noise = rng.normal(size=shape) + rng.normal(size=(n_layers, groups.max() + 1, d_model))[:, groups]
     for layer in range(1, n_layers):
         noise[layer] = memory * noise[layer - 1] + np.sqrt(1 - memory**2) * noise[layer]
-    return noise / np.sqrt(2)
+    return np.asarray(noise / np.sqrt(2))
 
 
 def _sweep(layers: np.ndarray, design: Design, **settings: Any) -> SweepResult:
@@ -100,7 +100,7 @@ def test_the_family_wise_error_rate_is_held(null_p_values: pl.DataFrame, metric:
     assert 0.03 <= (found["p_corrected"] <= 0.05).mean() <= 0.07  # type: ignore[operator]
     for _, of_design in found.group_by("design"):
         # Three standard errors of 150 experiments.
-        assert (of_design["p_corrected"] <= 0.05).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 150)  # type: ignore[operator]
+        assert (of_design["p_corrected"] <= 0.05).mean() <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 150)
 
 
 def test_permuting_stimuli_of_grouped_items_one_by_one_would_break_the_error_rate() -> None:
@@ -166,16 +166,17 @@ def planted_peaks() -> pl.DataFrame:
         for study in range(N_PEAKS):
             layers, design, best = _planted(curve, np.random.default_rng([number, study]))
             result = _sweep(layers, design, probe=curve.probe, seed=study)
-            for peak in summarise(result, n_layers=curve.n_layers, n_resamples=400).peaks.to_dicts():
-                rows.append(
-                    {
-                        "curve": name,
-                        "metric": "main" if peak["metric"] in ("balanced_accuracy", "r2") else peak["metric"],
-                        "is_covered": best in _layers_of(peak["peak_set"]),
-                        "is_peak": peak["peak_layer"] == best,
-                        "share": len(_layers_of(peak["peak_set"])) / curve.n_layers,
-                    }
-                )
+            peaks = summarise(result, n_layers=curve.n_layers, n_resamples=400).peaks.to_dicts()
+            rows += [
+                {
+                    "curve": name,
+                    "metric": "main" if peak["metric"] in ("balanced_accuracy", "r2") else peak["metric"],
+                    "is_covered": best in _layers_of(peak["peak_set"]),
+                    "is_peak": peak["peak_layer"] == best,
+                    "share": len(_layers_of(peak["peak_set"])) / curve.n_layers,
+                }
+                for peak in peaks
+            ]
     return pl.DataFrame(rows)
 
 

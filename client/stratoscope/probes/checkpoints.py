@@ -57,10 +57,10 @@ class Checkpoints:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 n_constant, n_fits = (int(number) for number in arrays["counts"])
                 fits = [AnalysisFit(*(arrays[f"{i}.{name}"] for name in AnalysisFit._fields)) for i in range(n_fits)]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ResultsError(f"checkpoint {path} is damaged ({error}). Delete it, and run the same again.") from error
         return ColumnFit(n_constant, tuple(fits))
 

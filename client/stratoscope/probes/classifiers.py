@@ -46,15 +46,17 @@ def fit_svms(
         Class numbers of the fold's training rows.
     train : positions among the training rows to fit
     test : positions among the training rows to decide on, or None for the fold's test rows
+        The former choose C and are fitted at LIBSVM's own tolerance.
     penalties : values of C, in ascending order
     """
     kernel = "precomputed" if fold.is_wide or len(fold.train_rows) <= GRAM_LIMIT else "linear"
     fitted, decided = _svm_rows(fold, train, test, kernel)
+    tolerance = SVM_TOLERANCE if test is None else 1e-3
     found: list[Decisions] = []
     is_hard = False
     for C in penalties:
         if not is_hard:
-            svm = SVC(kernel=kernel, C=C, tol=SVM_TOLERANCE, cache_size=500).fit(fitted, codes[train])
+            svm = SVC(kernel=kernel, C=C, tol=tolerance, cache_size=500).fit(fitted, codes[train])
             is_hard = bool(np.abs(svm.dual_coef_).max(initial=0.0) < C)
             here = _decisions(svm, decided)
         found.append(here)

@@ -74,15 +74,14 @@ class FoldFeatures:
     @cached_property
     def statistics(self) -> tuple[Floats, Floats]:
         """Mean and divisor of every feature, each of shape (d_model,)."""
-        pairs = [_statistics(self._X[self.train_rows, part], scale=self._scale) for part in self._parts()]
-        return np.concatenate([mean for mean, _ in pairs]), np.concatenate([spread for _, spread in pairs])
+        found = [_centre(self._train(part), scale=self._scale) for part in self._parts()]
+        return np.concatenate([one.mean for one in found]), np.concatenate([one.divisor for one in found])
 
     @cached_property
     def arrays(self) -> tuple[Floats, Floats]:
         """Standardised rows as they are, (n_train, d_model) and (n_test, d_model): what a plain pipeline sees."""
-        mean, spread = self.statistics
-        train, test = ((self._X[rows].astype(np.float64) - mean) / spread for rows in (self.train_rows, self.test_rows))
-        return train * self._varies, test * self._varies
+        chunks = list(self._chunks())
+        return np.concatenate([train for train, _ in chunks], axis=1), np.concatenate([t for _, t in chunks], axis=1)
 
     @cached_property
     def is_wide(self) -> bool:
@@ -128,43 +127,52 @@ class FoldFeatures:
         -------
         float64 array of shape (d_model, n_outputs), float64 array of shape (n_outputs,)
         """
-        mean, spread = self.statistics
+        mean, divisor = self.statistics
         intercept = decision.mean(axis=0)  # rows are centred
         on_axes = self.axes.train.T @ (decision - intercept) / self.axes.values[:, None]
         dual = self.axes.train @ (on_axes / self.axes.values[:, None])
-        weights = np.concatenate([train.T @ dual for train, _ in self._chunks()]) / spread[:, None]
+        weights = np.concatenate([train.T @ dual for train, _ in self._chunks()]) / divisor[:, None]
         return weights, intercept - mean @ weights
 
-    @cached_property
-    def _varies(self) -> NDArray[np.bool_]:
-        """Features that are not constant over the training rows, so that rounding leaves no trace of the others."""
-        parts = [self._X[self.train_rows, part] for part in self._parts()]
-        return np.concatenate([rows.min(axis=0) < rows.max(axis=0) for rows in parts])
+    def _train(self, part: slice) -> Floats:
+        return np.take(self._X[:, part], self.train_rows, axis=0).astype(np.float64, copy=False)
 
     def _parts(self) -> Iterator[slice]:
         return (slice(start, start + CHUNK) for start in range(0, self.n_features, CHUNK))
 
     def _chunks(self) -> Iterator[tuple[Floats, Floats]]:
         """Standardised training and test rows, `CHUNK` features at a time; constant features are zero."""
-        mean, spread = self.statistics
         for part in self._parts():
-            train, test = (self._X[rows, part].astype(np.float64) for rows in (self.train_rows, self.test_rows))
-            divisor = np.where(self._varies[part], spread[part], np.inf)
-            yield (train - mean[part]) / divisor, (test - mean[part]) / divisor
+            train = self._train(part)
+            found = _centre(train, scale=self._scale)
+            test = np.take(self._X[:, part], self.test_rows, axis=0) - found.mean
+            factor = found.varies / found.divisor
+            train *= factor
+            test *= factor
+            yield train, test
 
 
-def _statistics(rows: NDArray[Any], *, scale: bool) -> tuple[Floats, Floats]:
-    """Mean and divisor as ``StandardScaler`` takes them, near-constant features included."""
-    values = rows.astype(np.float64)
-    mean = values.mean(axis=0)
-    if not scale:
-        return mean, np.ones(len(mean))
-    values -= mean
-    variance = (values**2).mean(axis=0) - values.mean(axis=0) ** 2
-    n_rows, eps = len(values), np.finfo(np.float64).eps
+class _Centred(NamedTuple):
+    """Mean, divisor, and whether it varies, of each feature of a chunk."""
+
+    mean: Floats
+    divisor: Floats
+    varies: NDArray[np.bool_]
+
+
+def _centre(rows: Floats, *, scale: bool) -> _Centred:
+    """Centre rows in place, and return what ``StandardScaler`` takes, near-constant features included."""
+    n_rows, eps = len(rows), np.finfo(np.float64).eps
+    first, mean = rows[0].copy(), rows.mean(axis=0)
+    rows -= mean
+    variance = np.einsum("ij,ij->j", rows, rows) / n_rows - rows.mean(axis=0) ** 2
     # scikit-learn's rule for a feature whose variance is rounding alone.
-    constant = variance <= n_rows * eps * variance + (n_rows * mean * eps) ** 2
-    return mean, np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
+    suspect = variance <= n_rows * eps * variance + (n_rows * mean * eps) ** 2
+    varies = np.ones(len(mean), dtype=bool)
+    # Of these, one that is the same in every row leaves no trace, not even of rounding.
+    varies[suspect] = (rows[:, suspect] != (first - mean)[suspect]).any(axis=0)
+    divisor = np.sqrt(np.where(suspect, 1.0, variance)) if scale else np.ones(len(mean))
+    return _Centred(mean, divisor, varies)
 
 
 def _is_more_than_rounding(values: Floats) -> NDArray[np.bool_]:

@@ -150,8 +150,8 @@ class SVMProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if len(np.unique(codes[train])) > 1
             ]
             self.C_ = grid[int(np.mean(scores, axis=0).argmax())] if scores else grid[0]
-        self._mean, self._spread = fold.statistics
         self._rows = fold.arrays[0]
+        self._mean, self._spread = fold.statistics
         self._svm = SVC(kernel="precomputed", C=self.C_, tol=SVM_TOLERANCE).fit(fold.gram.train, codes)
         return self
 
