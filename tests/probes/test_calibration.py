@@ -202,7 +202,7 @@ def test_the_set_of_the_peak_holds_the_layer_where_the_label_is_strongest_19_tim
 def test_no_shape_of_curve_breaks_the_set_of_the_peak(planted_peaks: pl.DataFrame) -> None:
     for (curve, metric), found in planted_peaks.group_by("curve", "metric"):
         # 95% less three standard errors of 100 experiments.
-        assert found["is_covered"].mean() >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 100), (curve, metric)  # type: ignore[operator]
+        assert found["is_covered"].mean() >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 100), (curve, metric)
 
 
 def test_the_onset_is_found_where_it_is_planted_and_its_interval_holds_it() -> None:
