@@ -174,8 +174,8 @@ def test_a_sweep_by_the_names_of_a_runs_columns_equals_one_by_arrays(item: Run) 
         arrays,
         stimuli["edible"],
         groups=stimuli["group"],
-        ids=stimuli["id"],
-        texts=stimuli["text"],
+        ids=stimuli["id"].to_list(),
+        texts=stimuli["text"].to_list(),
         target="edible",
         probe="ridge_classifier",
     )

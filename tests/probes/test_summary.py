@@ -160,6 +160,36 @@ def test_relative_depth_counts_the_layers_of_the_model_and_not_those_swept() -> 
         summarise(result, n_layers=9)
 
 
+def test_the_embedding_layer_stands_beside_every_layer_as_a_baseline() -> None:
+    curves = summarise(_result(), n_layers=N_LAYERS).curves
+    embed = curves.filter(site="embed").select("metric", "score")
+    joined = curves.join(embed, on="metric", suffix="_of_embed")
+    assert joined["embed_score"].equals(joined["score_of_embed"])
+
+
+def test_a_peak_comes_with_its_set_its_onset_and_its_p_value() -> None:
+    peak = summarise(_result(permutations=200), n_layers=N_LAYERS).peaks.filter(metric="roc_auc").row(0, named=True)
+    assert {peak["peak_first"], peak["peak_layer"], peak["peak_last"]} <= {3, 4, 5}
+    assert peak["onset_layer"] == 3
+    assert peak["onset_first"] <= 3 <= peak["onset_last"]
+    assert peak["p_corrected"] == pytest.approx(1 / 201)
+    assert peak["score"] > peak["threshold"]
+
+
+def test_a_summary_of_several_targets_is_those_of_each_below_each_other() -> None:
+    rng = np.random.default_rng(0)
+    y = {"a": np.arange(60) % 2, "b": rng.permutation(np.arange(60) % 3)}
+    columns = {("resid_post", layer): rng.normal(size=(60, 8)) for layer in range(3)}
+    result = sweep(
+        columns, y, groups=np.arange(60), probe=["ridge_classifier", "lda"], alpha=1.0, shrinkage=0.5, controls=()
+    )
+    summary = summarise(result, n_layers=3)
+    alone = [summarise(part, n_layers=3) for part in result.split()]
+    assert summary.curves.equals(pl.concat([one.curves for one in alone]))
+    assert summary.peaks.equals(pl.concat([one.peaks for one in alone]))
+    assert summary.curves.filter(target="b", metric="balanced_accuracy")["chance"].unique().to_list() == [1 / 3]
+
+
 def test_whole_model_sites_have_curve_rows_and_no_peak() -> None:
     summary = summarise(_result(), n_layers=N_LAYERS)
     assert "embed" in summary.curves["site"].to_list()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -168,6 +169,32 @@ def test_a_wholly_constant_column_scores_chance_or_is_undefined(probe: str) -> N
         assert scores["r2"] <= 0
         assert np.isnan(scores["pearson"])
         assert np.isnan(scores["spearman"])
+
+
+def test_labels_come_as_frames_arrays_and_mappings_and_columns_as_one_array() -> None:
+    rng = np.random.default_rng(0)
+    layers, values = rng.normal(size=(3, N, 12)), rng.normal(size=(N, 2))
+    settings: dict[str, Any] = {"groups": GROUPS, "probe": "ridge", "alpha": 10.0, "controls": ()}
+    by_array = sweep(layers, values, target=["a", "b"], **settings)
+    for y in (pl.DataFrame({"a": values[:, 0], "b": values[:, 1]}), {"a": values[:, 0], "b": values[:, 1]}):
+        assert sweep(layers, y, **settings).scores.equals(by_array.scores)
+    by_mapping = sweep({("array", i): layer for i, layer in enumerate(layers)}, values, target=["a", "b"], **settings)
+    assert by_mapping.predictions.equals(by_array.predictions)
+    numbered = sweep(layers, values, target="size", **settings)
+    assert numbered.scores["target"].unique().sort().to_list() == ["size_0", "size_1"]
+
+
+def test_an_estimator_of_scikit_learn_is_fitted_as_it_is() -> None:
+    activations = _activations()
+    result = _sweep(activations, probe=LogisticRegression(C=0.01), controls=(), cv=4)
+    column = result.predictions.filter(pl.col("layer") == 4)
+    fold_of = column["fold"].to_numpy()
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
+    X = activations["resid_post", 4].astype(np.float64)
+    expected = cross_val_predict(plain, X, Y == "inedible", cv=PredefinedSplit(fold_of), method="decision_function")
+    np.testing.assert_allclose(column["decision"], expected, atol=1e-9)
+    assert result.provenance["probe"] == "logisticregression"
+    assert result.provenance["estimator"] == "LogisticRegression(C=0.01)"
 
 
 def test_provenance_says_how_the_numbers_were_made() -> None:
