@@ -3,10 +3,10 @@
     python benchmarks/probes.py speed growth large-svm large-permutations --out docs/images
 
 Activations are random with a few strong directions and one that holds the label, as float32, with the same label and
-groups of two at every layer. "Plain" is `cross_val_score` over `make_pipeline(StandardScaler(), GridSearchCV(...))` with
-the same outer and the same grouped inner folds: the numbers that the engine gives, by the obvious code. It is timed on
-one outer fold of one layer and scaled, as it would otherwise take days; the engine is timed in full. Both wall time and
-CPU time (of all threads) are given: on a busy machine the ratio of CPU times is the one to trust.
+groups of two at every layer. "Plain" is `cross_val_score` over `make_pipeline(StandardScaler(), GridSearchCV(...))`
+with the same outer and the same grouped inner folds: the numbers that the engine gives, by the obvious code. It is
+timed on one outer fold of one layer and scaled, as it would otherwise take days; the engine is timed in full. Both
+wall time and CPU time (of all threads) are given: on a busy machine the ratio of CPU times is the one to trust.
 """
 
 import argparse

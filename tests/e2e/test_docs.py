@@ -19,7 +19,9 @@ def test_every_module_named_in_the_lifecycle_exists() -> None:
         assert found, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/lifecycle.md", "docs/wire.md", "docs/cli.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/lifecycle.md", "docs/wire.md", "docs/cli.md", "docs/statistics.md"]
+)
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     for link in links:

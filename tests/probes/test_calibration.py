@@ -1,13 +1,14 @@
 """What the statistics promise, held by simulation: error rates under the null, coverage of planted peaks and onsets."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
 from stratoscope.probes import (
     DesignError,
@@ -38,25 +39,32 @@ def _sweep(layers: np.ndarray, design: Design, **settings: Any) -> SweepResult:
     return sweep(columns, y, groups=groups, **{"controls": (), "alpha": 10.0, **settings})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices this small are slower on several threads."""
+    with threadpool_limits(limits=1):
+        yield
+
+
 # --- the null ---
 
 
 def _items(rng: np.random.Generator) -> Design:
     """A property of items, two texts each."""
-    groups = np.arange(60) // 2
-    return rng.permutation(np.arange(30) % 2)[groups], groups
+    groups = np.arange(120) // 2
+    return rng.permutation(np.arange(60) % 2)[groups], groups
 
 
 def _uneven(rng: np.random.Generator) -> Design:
     """A property of items with one to three texts each, less common in one class."""
-    groups = np.repeat(np.arange(36), np.tile([1, 2, 3], 12))
-    return (rng.permutation(36) < 14).astype(int)[groups], groups
+    groups = np.repeat(np.arange(72), np.tile([1, 2, 3], 24))
+    return (rng.permutation(72) < 28).astype(int)[groups], groups
 
 
 def _blocks(rng: np.random.Generator) -> Design:
     """Blocks of four texts, two related and two re-paired."""
-    groups = np.arange(60) // 4
-    return np.concatenate([rng.permutation([0, 0, 1, 1]) for _ in range(15)]), groups
+    groups = np.arange(120) // 4
+    return np.concatenate([rng.permutation([0, 0, 1, 1]) for _ in range(30)]), groups
 
 
 def _graded(rng: np.random.Generator) -> Design:
