@@ -19,6 +19,7 @@ import pytest
 from stratoscope import Run, local_server
 from stratoscope.cli import exits
 from stratoscope.errors import ConfigurationError
+from stratoscope.probes import load
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.protocol import Prompt
 from stratoscope_server.engines.synthetic import SyntheticRunner
@@ -82,6 +83,17 @@ def test_probing_reporting_and_exporting_a_run(run: Path) -> None:
     assert {path.name for path in (run / "results").iterdir()} == {
         f"{kind}-{name}.parquet" for kind in ("scores", "predictions") for name in ("label-svm", "size-ridge")
     }
+    tested = stratoscope(
+        "probe", run, "--label", "label", "--group", "id", "--probe", "ridge_classifier", "--permutations", "200",
+        "--types", "topic", cwd=run,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stderr
+    assert tested.stdout.splitlines()[0].endswith("p")
+    scores = load(run)["label", "ridge_classifier"].scores
+    assert scores["control"].unique().sort().to_list() == ["none", "shuffled", "text", "type"]
+    assert not (run / "results" / "checkpoints").exists()
+    for table in ("scores", "predictions", "null"):
+        (run / "results" / f"{table}-label-ridge_classifier.parquet").unlink()
     report = stratoscope("report", run, cwd=run)
     assert Path(report.stdout.strip()).read_text(encoding="utf-8").count("<figure") == 2
     assert len(list((run / "figures").glob("*.png"))) == 2

@@ -115,7 +115,7 @@ def test_svm_labels_are_those_of_a_plain_scikit_learn_pipeline(name: str, label:
             X, fold_of = run.activations()[site, layer], ours["fold"].to_numpy()
             reference = np.empty(len(y))
             for fold in np.unique(fold_of):
-                pipeline = make_pipeline(StandardScaler(), SVC(kernel="linear", C=1.0))
+                pipeline = make_pipeline(StandardScaler(), SVC(kernel="linear", C=1.0, tol=1e-6))
                 pipeline.fit(X[fold_of != fold].astype(np.float64), y[fold_of != fold])
                 reference[fold_of == fold] = pipeline.predict(X[fold_of == fold].astype(np.float64))
             assert (ours["prediction"].to_numpy() == reference).all(), (site, layer)
@@ -126,21 +126,18 @@ def test_ridge_predictions_are_those_of_a_plain_scikit_learn_grid_search(layer: 
     run = runs["item"]
     result = load(run.path)["log10_size_cm", "ridge"]
     y, groups = run.stimuli()["log10_size_cm"].to_numpy(), run.stimuli()["group"].to_numpy()
-    alphas = result.provenance["settings"]["alphas"]
+    alphas = result.provenance["settings"]["alpha"]
     for site in SITES:
         ours = column(result, site, layer)
         X, fold_of = run.activations()[site, layer].astype(np.float64), ours["fold"].to_numpy()
         reference = np.empty(len(y))
         for fold in np.unique(fold_of):
             train = fold_of != fold
-            search = GridSearchCV(
-                make_pipeline(StandardScaler(), Ridge()),
-                {"ridge__alpha": alphas},
-                scoring="neg_mean_squared_error",
-                cv=GroupKFold(result.provenance["settings"]["inner_folds"]),
-            )
-            search.fit(X[train], y[train], groups=groups[train])
-            reference[~train] = search.predict(X[~train])
+            folds = GroupKFold(result.provenance["settings"]["inner_folds"])
+            search = GridSearchCV(Ridge(), {"alpha": alphas}, scoring="neg_mean_squared_error", cv=folds)
+            plain = make_pipeline(StandardScaler(), search)
+            plain.fit(X[train], y[train], gridsearchcv__groups=groups[train])
+            reference[~train] = plain.predict(X[~train])
         np.testing.assert_allclose(ours["prediction"].to_numpy(), reference, rtol=1e-6, atol=1e-6)
 
 

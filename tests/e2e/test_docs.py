@@ -20,7 +20,16 @@ def test_every_module_that_a_page_names_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/lifecycle.md", "docs/wire.md", "docs/cli.md", "docs/capture.md", "docs/deployment.md"]
+    "page",
+    [
+        "README.md",
+        "docs/lifecycle.md",
+        "docs/wire.md",
+        "docs/cli.md",
+        "docs/capture.md",
+        "docs/deployment.md",
+        "docs/statistics.md",
+    ],
 )
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))

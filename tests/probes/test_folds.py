@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.model_selection import PredefinedSplit
+from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, ShuffleSplit
 
 from stratoscope.probes import DesignError, assign_folds
-from stratoscope.probes.folds import Kind, check_folds, check_texts, folds_hash, make_splits
+from stratoscope.probes.folds import check_folds, check_texts, folds_hash, folds_of_targets, make_splits
+from stratoscope.probes.labels import Kind, encode
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,8 +66,9 @@ def test_inner_folds_stay_inside_the_training_rows_and_keep_groups_whole() -> No
     for split in make_splits(fold_of, groups, inner_folds=3):
         assert len(split.inner) == 3
         for train, test in split.inner:
-            assert set(train) | set(test) == set(split.train)
-            assert not set(groups[train]) & set(groups[test])
+            assert set(train) | set(test) == set(range(len(split.train)))
+            rows = split.train
+            assert not set(groups[rows[train]]) & set(groups[rows[test]])
 
 
 @pytest.mark.parametrize(
@@ -125,3 +127,35 @@ def test_the_folds_hash_ignores_order_and_sees_a_moved_stimulus() -> None:
     ids, fold_of = ("a", "b", "c"), np.array([0, 1, 0])
     assert folds_hash(ids, fold_of) == folds_hash(("c", "b", "a"), fold_of[::-1])
     assert folds_hash(ids, fold_of) != folds_hash(ids, np.array([0, 1, 1]))
+
+
+def test_a_splitter_of_scikit_learn_gives_its_own_folds() -> None:
+    y, groups = np.tile([0.0, 1.0], 30), np.arange(60) // 2
+    targets = encode(y, kind="classes", target="label")
+    fold_of = folds_of_targets(targets, groups.astype(str), GroupKFold(6), seed=0)
+    for fold, (_, test) in enumerate(GroupKFold(6).split(y, y, groups.astype(str))):
+        np.testing.assert_array_equal(np.flatnonzero(fold_of == fold), np.sort(test))
+
+
+def test_a_splitter_that_lets_a_group_cross_folds_is_refused_by_the_name_of_the_group() -> None:
+    y, groups = np.tile([0.0, 1.0], 30), np.array([f"item{i // 2}" for i in range(60)])
+    leaky = KFold(5, shuffle=True, random_state=0)
+    assert any(set(groups[train]) & set(groups[test]) for train, test in leaky.split(y))
+    with pytest.raises(DesignError, match=r"group 'item\d+' is in folds \d and \d: a group must stay in one fold"):
+        folds_of_targets(encode(y, kind="classes", target="label"), groups, leaky, seed=0)
+
+
+def test_a_splitter_that_does_not_test_every_stimulus_once_is_refused() -> None:
+    y, groups = np.tile([0.0, 1.0], 30), np.arange(60).astype(str)
+    with pytest.raises(DesignError, match="ShuffleSplit"):
+        folds_of_targets(encode(y, kind="classes", target="label"), groups, ShuffleSplit(5, random_state=0), seed=0)
+
+
+def test_several_targets_share_folds_that_hold_every_class_of_each() -> None:
+    rng = np.random.default_rng(0)
+    y = {name: rng.integers(0, k, 90) for name, k in (("a", 2), ("b", 3))}
+    targets = encode(y, kind="classes", target="unused")
+    fold_of = folds_of_targets(targets, np.arange(90).astype(str), 5, seed=0)
+    for labels in targets:
+        for fold in range(5):
+            assert set(labels.given[fold_of == fold]) == set(labels.given)

@@ -18,7 +18,7 @@ def _result(target: str = "edible", seed: int = 0) -> SweepResult:
     y, groups = np.arange(40) % 2, np.arange(40)
     columns: dict[tuple[str, int | None], np.ndarray] = {("embed", None): rng.normal(size=(40, 6))}
     columns |= {("resid_post", layer): rng.normal(size=(40, 6)) for layer in range(3)}
-    return sweep(columns, y, groups=groups, controls=("shuffled",), target=target)
+    return sweep(columns, y, groups=groups, controls=("shuffled",), target=target, permutations=100)
 
 
 def test_a_saved_result_comes_back_whole(tmp_path: Path) -> None:
@@ -29,13 +29,15 @@ def test_a_saved_result_comes_back_whole(tmp_path: Path) -> None:
     assert loaded.scores.schema == result.scores.schema
     assert loaded.predictions.equals(result.predictions)
     assert loaded.predictions.schema == result.predictions.schema
+    assert loaded.null.equals(result.null)
+    assert loaded.null.schema == result.null.schema
     assert loaded.provenance == result.provenance
     assert summarise(loaded, n_layers=3).curves.equals(summarise(result, n_layers=3).curves)
 
 
 def test_polars_pandas_and_duckdb_read_the_same_rows_without_code_of_ours(tmp_path: Path) -> None:
     result = _result()
-    for path, frame in zip(save(result, tmp_path), (result.scores, result.predictions), strict=True):
+    for path, frame in zip(save(result, tmp_path), (result.scores, result.predictions, result.null), strict=True):
         assert frame.height > 0
         assert pl.read_parquet(path).equals(frame)
         pd.testing.assert_frame_equal(pd.read_parquet(path), frame.to_pandas(), check_dtype=False)
@@ -60,7 +62,7 @@ def test_several_targets_live_side_by_side_and_names_are_made_safe(tmp_path: Pat
 def test_saving_again_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
     save(_result(seed=0), tmp_path)
     save(_result(seed=1), tmp_path)
-    assert len(list((tmp_path / "results").iterdir())) == 2
+    assert len(list((tmp_path / "results").iterdir())) == 3
     assert load(tmp_path)[("edible", "svm")].scores.equals(_result(seed=1).scores)
 
 
@@ -76,7 +78,7 @@ def test_a_torn_pair_is_refused(tmp_path: Path) -> None:
 def test_missing_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="holds no scores"):
         load(tmp_path)
-    scores, predictions = save(_result(), tmp_path)
+    scores, predictions, _ = save(_result(), tmp_path)
     predictions.unlink()
     with pytest.raises(ResultsError, match=r"predictions-edible-svm\.parquet is missing"):
         load(tmp_path)

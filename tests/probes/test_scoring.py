@@ -8,7 +8,9 @@ from scipy import stats
 from sklearn import metrics
 
 from stratoscope.probes import scoring
-from stratoscope.probes.scoring import CLASS_SCORES, VALUE_SCORES, chance
+from stratoscope.probes.scoring import Held, chance
+
+CLASS_SCORES, VALUE_SCORES = scoring.SCORES["classes"], scoring.SCORES["values"]
 
 Reference = Callable[[np.ndarray, np.ndarray], float]
 
@@ -23,6 +25,11 @@ REFERENCES: dict[str, Reference] = {
 SCORES = CLASS_SCORES | VALUE_SCORES
 
 
+def _score(metric: str, y: np.ndarray, decision: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    predicted = (decision >= 0).astype(float) if metric in CLASS_SCORES else decision
+    return SCORES[metric](Held(y, predicted, decision[:, :, None]), weights)
+
+
 def _case(metric: str, n_targets: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Labels and decisions with ties, (40, n_targets)."""
     rng = np.random.default_rng(1)
@@ -35,11 +42,13 @@ def test_every_score_has_a_reference() -> None:
     assert set(REFERENCES) == set(SCORES)
 
 
+@pytest.mark.parametrize("is_weighted", [True, False])
 @pytest.mark.parametrize("metric", SCORES)
-def test_a_plain_score_equals_its_reference(metric: str) -> None:
+def test_a_plain_score_equals_its_reference(metric: str, is_weighted: bool) -> None:
     y, decision = _case(metric)
+    weights = np.ones((1, len(y))) if is_weighted else None
     assert len(np.unique(decision[:, 0])) < len(decision), "the case should hold ties"
-    ours = SCORES[metric](y, decision, np.ones((1, len(y))))[0]
+    ours = _score(metric, y, decision, weights)[0]
     expected = [REFERENCES[metric](y[:, i], decision[:, i]) for i in range(3)]
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
 
@@ -50,7 +59,7 @@ def test_a_weighted_score_equals_the_score_of_repeated_rows(metric: str) -> None
     weights = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=4).astype(float)
     assert (weights == 0).any()
     assert (weights > 1).any()
-    ours = SCORES[metric](y, decision, weights)
+    ours = _score(metric, y, decision, weights)
     for resample, counts in enumerate(weights.astype(int)):
         rows = np.repeat(np.arange(40), counts)
         expected = [REFERENCES[metric](y[rows, i], decision[rows, i]) for i in range(3)]
@@ -60,26 +69,52 @@ def test_a_weighted_score_equals_the_score_of_repeated_rows(metric: str) -> None
 def test_auc_is_one_where_class_1_has_the_higher_decisions_and_zero_where_it_has_the_lower() -> None:
     y, decision = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([[-2.0], [-1.0], [1.0], [2.0]])
     once = np.ones((1, 4))
-    assert scoring.roc_auc(y, decision, once) == 1.0
-    assert scoring.roc_auc(y, -decision, once) == 0.0
-    assert scoring.roc_auc(y, np.zeros_like(decision), once) == 0.5
+    assert _score("roc_auc", y, decision, once) == 1.0
+    assert _score("roc_auc", y, -decision, once) == 0.0
+    assert _score("roc_auc", y, np.zeros_like(decision), once) == 0.5
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e8 / 3])
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
 def test_a_correlation_with_constant_predictions_is_undefined(metric: str, value: float) -> None:
     y = np.random.default_rng(0).normal(size=(30, 1))
-    assert np.isnan(SCORES[metric](y, np.full((30, 1), value), np.ones((1, 30)))).all()
+    assert np.isnan(_score(metric, y, np.full((30, 1), value), np.ones((1, 30)))).all()
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "roc_auc"])
 def test_a_score_without_one_class_is_undefined(metric: str) -> None:
-    assert np.isnan(SCORES[metric](np.ones((5, 1)), np.ones((5, 1)), np.ones((1, 5)))).all()
+    assert np.isnan(_score(metric, np.ones((5, 1)), np.ones((5, 1)), np.ones((1, 5)))).all()
 
 
 def test_chance_is_what_a_blind_guess_scores() -> None:
     y = np.repeat([0.0, 1.0], [30, 10])
     guess, once = -np.ones((40, 1)), np.ones((1, 40))
     for metric in ("accuracy", "balanced_accuracy"):
-        assert SCORES[metric](y[:, None], guess, once) == chance(metric, y)
-    assert chance("r2", y) == SCORES["r2"](y[:, None], np.full((40, 1), y.mean()), once) == 0.0
+        assert _score(metric, y[:, None], guess, once) == chance(metric, y)
+    assert chance("r2", y) == _score("r2", y[:, None], np.full((40, 1), y.mean()), once) == 0.0
+
+
+def _several(n: int = 60, n_classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    y = rng.permutation(np.arange(n) % n_classes).astype(float)
+    decision = rng.normal(size=(n, n_classes))
+    decision[np.arange(n), y.astype(int)] += 0.7
+    return y, decision
+
+
+@pytest.mark.parametrize("is_weighted", [True, False])
+def test_scores_of_several_classes_equal_scikit_learn(is_weighted: bool) -> None:
+    y, decision = _several()
+    counts = np.random.default_rng(0).integers(0, 3, len(y)) if is_weighted else np.ones(len(y), dtype=int)
+    rows = np.repeat(np.arange(len(y)), counts)
+    predicted = decision.argmax(axis=1).astype(float)
+    held = Held(y[:, None], predicted[:, None], decision[:, None, :])
+    weights = counts[None].astype(float) if is_weighted else None
+    expected = {
+        "balanced_accuracy": metrics.balanced_accuracy_score(y[rows], predicted[rows]),
+        "accuracy": metrics.accuracy_score(y[rows], predicted[rows]),
+        "roc_auc": np.mean([metrics.roc_auc_score(y[rows] == c, decision[rows, c]) for c in range(4)]),
+    }
+    for metric, value in expected.items():
+        assert CLASS_SCORES[metric](held, weights)[0, 0] == pytest.approx(value, abs=1e-12)
+    assert chance("balanced_accuracy", y) == 0.25

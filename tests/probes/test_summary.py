@@ -7,10 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stratoscope.probes import DesignError, SweepResult, summarise, sweep
+from stratoscope.probes import ConstantFeatureWarning, DesignError, SweepResult, summarise, sweep
 from stratoscope.probes.bootstrap import group_weights
-from stratoscope.probes.scoring import balanced_accuracy
-from stratoscope.probes.summary import layer_peaks, layer_ranges
+from stratoscope.probes.peaks import layer_peaks, layer_ranges
 
 N_LAYERS = 10
 
@@ -83,6 +82,12 @@ def test_resampling_draws_whole_groups_and_keeps_the_number_per_class() -> None:
     np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.25)
 
 
+def _balanced_accuracy(y: np.ndarray, decision: np.ndarray) -> float:
+    """NaN where a class is missing."""
+    right = (decision >= 0) == (y == 1)
+    return float(np.mean([right[y == c].mean() if (y == c).any() else np.nan for c in (0, 1)]))
+
+
 def test_the_standard_error_equals_an_explicit_bootstrap_over_groups() -> None:
     result = _result()
     column = result.predictions.filter(site="resid_post").filter(pl.col("layer") == 4)
@@ -95,7 +100,7 @@ def test_the_standard_error_equals_an_explicit_bootstrap_over_groups() -> None:
         picked = [g for names in by_class for g in rng.choice(names, len(names))]
         rows = np.concatenate([rows_of[group] for group in picked])
         in_folds = [rows[fold_of[rows] == fold] for fold in range(5)]
-        folds = [balanced_accuracy(y[r, None], decision[r, None], np.ones((1, len(r))))[0, 0] for r in in_folds]
+        folds = [_balanced_accuracy(y[r], decision[r]) for r in in_folds]
         drawn.append(np.nanmean(folds))
     ours = summarise(result, n_layers=N_LAYERS).curves.filter(metric="balanced_accuracy").filter(pl.col("layer") == 4)
     assert ours["se"][0] > 0.01
@@ -138,7 +143,8 @@ def test_an_undefined_score_never_peaks_and_has_no_interval() -> None:
         ("resid_post", 0): np.full((60, 8), 0.1),
         ("resid_post", 1): rng.normal(size=(60, 8)),
     }
-    result = sweep(columns, values, groups=np.arange(60), probe="ridge", alpha=10.0, controls=("shuffled",))
+    with pytest.warns(ConstantFeatureWarning):
+        result = sweep(columns, values, groups=np.arange(60), probe="ridge", alpha=10.0, controls=("shuffled",))
     summary = summarise(result, n_layers=2)
     undefined = summary.curves.filter(metric="pearson").filter(pl.col("layer") == 0).row(0, named=True)
     assert all(np.isnan(undefined[name]) for name in ("score", "se", "low", "high", "shuffled_mean", "shuffled_high"))
@@ -154,6 +160,36 @@ def test_relative_depth_counts_the_layers_of_the_model_and_not_those_swept() -> 
         summarise(result, n_layers=9)
 
 
+def test_the_embedding_layer_stands_beside_every_layer_as_a_baseline() -> None:
+    curves = summarise(_result(), n_layers=N_LAYERS).curves
+    embed = curves.filter(site="embed").select("metric", "score")
+    joined = curves.join(embed, on="metric", suffix="_of_embed")
+    assert joined["embed_score"].equals(joined["score_of_embed"])
+
+
+def test_a_peak_comes_with_its_set_its_onset_and_its_p_value() -> None:
+    peak = summarise(_result(permutations=200), n_layers=N_LAYERS).peaks.filter(metric="roc_auc").row(0, named=True)
+    assert {peak["peak_first"], peak["peak_layer"], peak["peak_last"]} <= {3, 4, 5}
+    assert peak["onset_layer"] == 3
+    assert peak["onset_first"] <= 3 <= peak["onset_last"]
+    assert peak["p_corrected"] == pytest.approx(1 / 201)
+    assert peak["score"] > peak["threshold"]
+
+
+def test_a_summary_of_several_targets_is_those_of_each_below_each_other() -> None:
+    rng = np.random.default_rng(0)
+    y = {"a": np.arange(60) % 2, "b": rng.permutation(np.arange(60) % 3)}
+    columns = {("resid_post", layer): rng.normal(size=(60, 8)) for layer in range(3)}
+    result = sweep(
+        columns, y, groups=np.arange(60), probe=["ridge_classifier", "lda"], alpha=1.0, shrinkage=0.5, controls=()
+    )
+    summary = summarise(result, n_layers=3)
+    alone = [summarise(part, n_layers=3) for part in result.split()]
+    assert summary.curves.equals(pl.concat([one.curves for one in alone]))
+    assert summary.peaks.equals(pl.concat([one.peaks for one in alone]))
+    assert summary.curves.filter(target="b", metric="balanced_accuracy")["chance"].unique().to_list() == [1 / 3]
+
+
 def test_whole_model_sites_have_curve_rows_and_no_peak() -> None:
     summary = summarise(_result(), n_layers=N_LAYERS)
     assert "embed" in summary.curves["site"].to_list()
@@ -163,7 +199,8 @@ def test_whole_model_sites_have_curve_rows_and_no_peak() -> None:
 def test_the_first_of_two_equal_peaks_is_taken_and_the_plateau_lists_both() -> None:
     curves = summarise(_result(), n_layers=N_LAYERS).curves.filter(metric="accuracy", site="resid_post")
     scores = [0.5, 0.9, 0.5, 0.9, 0.89, *[0.5] * 5]
-    tied = layer_peaks(curves.with_columns(score=pl.Series(scores), se=pl.lit(0.02))).row(0, named=True)
+    draws = {("accuracy", "resid_post"): np.array(scores) + np.random.default_rng(0).normal(0, 0.02, (200, 10))}
+    tied = layer_peaks(curves.with_columns(score=pl.Series(scores), se=pl.lit(0.02)), draws).row(0, named=True)
     assert (tied["peak_layer"], tied["plateau"], tied["n_plateau"]) == (1, "1, 3-4", 3)
 
 

@@ -5,13 +5,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from stratoscope.probes import ActivationsError, DesignError, GridEdgeWarning, ProbeError, SweepResult, sweep
+from stratoscope.probes import (
+    ActivationsError,
+    ConstantFeatureWarning,
+    DesignError,
+    GridEdgeWarning,
+    ProbeError,
+    SweepResult,
+    sweep,
+)
 from stratoscope.probes.tables import PREDICTIONS_SCHEMA, SCORES_SCHEMA
 
 N = 80
@@ -60,7 +69,7 @@ def test_scores_and_predictions_equal_plain_scikit_learn_on_the_same_folds() -> 
     result = _sweep(activations)
     column = result.predictions.filter(pl.col("layer") == 4)
     fold_of, X = column["fold"].to_numpy(), activations["resid_post", 4].astype(np.float64)
-    plain = make_pipeline(StandardScaler(), SVC(kernel="linear", C=1))
+    plain = make_pipeline(StandardScaler(), SVC(kernel="linear", C=1, tol=1e-6))
     expected = cross_val_predict(plain, X, Y == "inedible", cv=PredefinedSplit(fold_of))
     np.testing.assert_array_equal(column["prediction"].to_numpy() == 1, expected)
     recorded = result.scores.filter(layer=4, control="none", metric="balanced_accuracy").sort("fold")["score"]
@@ -78,7 +87,7 @@ def test_all_columns_and_controls_share_the_folds() -> None:
 def test_folds_can_be_replayed_from_an_array() -> None:
     made = _sweep()
     fold_of = made.predictions.filter(pl.col("layer") == 0)["fold"].to_numpy()
-    replayed = _sweep(folds=fold_of, seed=0)
+    replayed = _sweep(cv=fold_of, seed=0)
     assert replayed.scores.equals(made.scores)
     assert replayed.provenance["folds_sha256"] == made.provenance["folds_sha256"]
 
@@ -150,7 +159,9 @@ def test_ridge_warns_by_name_when_alpha_sits_at_the_edge_of_its_grid() -> None:
 @pytest.mark.parametrize("probe", ["svm", "ridge"])
 def test_a_wholly_constant_column_scores_chance_or_is_undefined(probe: str) -> None:
     constant = {("embed", None): np.full((N, 16), 0.1, dtype=np.float32)}
-    result = _sweep(constant, Y if probe == "svm" else np.arange(N) // 2 % 7, probe=probe, alpha=1.0)
+    labels = Y if probe == "svm" else np.arange(N) // 2 % 7
+    with pytest.warns(ConstantFeatureWarning, match="1 of 1 columns hold features .* first embed with 16"):
+        result = _sweep(constant, labels, probe=probe, alpha=1.0)
     scores = {m: _means(result, "none", m)[None] for m in result.scores.filter(level="outer")["metric"].unique()}
     if probe == "svm":
         assert scores["balanced_accuracy"] == scores["roc_auc"] == 0.5
@@ -160,11 +171,37 @@ def test_a_wholly_constant_column_scores_chance_or_is_undefined(probe: str) -> N
         assert np.isnan(scores["spearman"])
 
 
+def test_labels_come_as_frames_arrays_and_mappings_and_columns_as_one_array() -> None:
+    rng = np.random.default_rng(0)
+    layers, values = rng.normal(size=(3, N, 12)), rng.normal(size=(N, 2))
+    settings: dict[str, Any] = {"groups": GROUPS, "probe": "ridge", "alpha": 10.0, "controls": ()}
+    by_array = sweep(layers, values, target=["a", "b"], **settings)
+    for y in (pl.DataFrame({"a": values[:, 0], "b": values[:, 1]}), {"a": values[:, 0], "b": values[:, 1]}):
+        assert sweep(layers, y, **settings).scores.equals(by_array.scores)
+    by_mapping = sweep({("array", i): layer for i, layer in enumerate(layers)}, values, target=["a", "b"], **settings)
+    assert by_mapping.predictions.equals(by_array.predictions)
+    numbered = sweep(layers, values, target="size", **settings)
+    assert numbered.scores["target"].unique().sort().to_list() == ["size_0", "size_1"]
+
+
+def test_an_estimator_of_scikit_learn_is_fitted_as_it_is() -> None:
+    activations = _activations()
+    result = _sweep(activations, probe=LogisticRegression(C=0.01), controls=(), cv=4)
+    column = result.predictions.filter(pl.col("layer") == 4)
+    fold_of = column["fold"].to_numpy()
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
+    X = activations["resid_post", 4].astype(np.float64)
+    expected = cross_val_predict(plain, X, Y == "inedible", cv=PredefinedSplit(fold_of), method="decision_function")
+    np.testing.assert_allclose(column["decision"], expected, atol=1e-9)
+    assert result.provenance["probe"] == "logisticregression"
+    assert result.provenance["estimator"] == "LogisticRegression(C=0.01)"
+
+
 def test_provenance_says_how_the_numbers_were_made() -> None:
     provenance = _sweep(target="edible", seed=7).provenance
     assert provenance["classes"] == ["edible", "inedible"]
     assert provenance["label_level"] == "group"
-    assert (provenance["seed"], provenance["n_groups"], provenance["settings"]["C"]) == (7, N // 2, 1.0)
+    assert (provenance["seed"], provenance["n_groups"], provenance["settings"]["C"]) == (7, N // 2, [1.0])
     assert len(provenance["folds_sha256"]) == 64
     assert provenance["versions"]["scikit-learn"]
 
@@ -173,7 +210,11 @@ def test_provenance_says_how_the_numbers_were_made() -> None:
     ("changes", "error", "message"),
     [
         ({"probe": "tree"}, DesignError, "'tree' is unknown; choose one of svm, ridge"),
-        ({"y": np.arange(N) % 3}, DesignError, r"3 classes \(0, 1, 2\)"),
+        ({"probe": ["svm", "ridge"]}, DesignError, "svm takes classes, ridge takes values"),
+        ({"probe": ["svm", "svm"]}, DesignError, "each once"),
+        ({"y": np.zeros(N)}, DesignError, "y holds the one class 0.0"),
+        ({"y": np.linspace(0, 1, N)}, DesignError, "80 different values over 80 stimuli: these are no classes"),
+        ({"y": {"a": Y, "b": Y[1:]}}, DesignError, "one label per stimulus"),
         ({"y": np.where(np.arange(N) == 5, np.nan, np.arange(N) % 2)}, DesignError, r"y\[5\] is nan"),
         ({"y": [None, *Y[1:]]}, DesignError, r"y\[0\] is None"),
         ({"probe": "ridge"}, DesignError, "takes numbers"),
@@ -187,7 +228,10 @@ def test_provenance_says_how_the_numbers_were_made() -> None:
         ({"controls": ("shufled",)}, DesignError, "'shufled' is unknown"),
         ({"n_shuffles": 0}, DesignError, "n_shuffles=0; give at least 1"),
         ({"n_jobs": 0}, DesignError, "n_jobs=0"),
-        ({"folds": 41}, DesignError, "40 groups cannot fill 41 folds"),
+        ({"permutations": -1}, DesignError, "permutations=-1"),
+        ({"controls": ("type",)}, DesignError, 'control "type" needs types='),
+        ({"cv": np.arange(N) % 5}, DesignError, "a group must stay in one fold"),
+        ({"cv": 41}, DesignError, "40 groups cannot fill 41 folds"),
         ({"activations": {}}, ActivationsError, "no columns"),
     ],
 )

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from stratoscope.probes import SweepResult, sweep
 from stratoscope.report import Section, draw_curves, make_section, write_report
-from stratoscope.report.prose import flatten, methods, number
+from stratoscope.report.prose import flatten, methods, number, onset
 
 HOSTILE = "<script>alert('x')</script>"
 MANIFEST = {
@@ -35,7 +35,17 @@ def _result(target: str = "edible", probe: str = "svm") -> SweepResult:
             columns[site, layer] = rng.normal(size=(60, 8)) + 1.5 * (layer == 2) * y[:, None]
     texts = [f"An item{group}" for group in groups]
     labels = y if probe == "svm" else y + rng.normal(size=60)
-    return sweep(columns, labels, groups=groups, texts=texts, target=target, probe=probe, alpha=1.0, n_shuffles=2)
+    return sweep(
+        columns,
+        labels,
+        groups=groups,
+        texts=texts,
+        target=target,
+        probe=probe,
+        alpha=1.0,
+        n_shuffles=2,
+        permutations=100,
+    )
 
 
 @cache
@@ -112,11 +122,13 @@ def test_the_peak_tables_equal_the_frames(tmp_path: Path) -> None:
     peaks = _section().peaks
     assert len(shown) == peaks.height == 12
     for cells, row in zip(shown, peaks.iter_rows(named=True), strict=True):
-        assert cells[:3] == [row["site"], str(row["peak_layer"]), f"{row['peak_relative_depth']:.2f}"]
-        assert cells[3] == number(row["score"])
-        assert cells[4] == f"[{number(row['low'])}, {number(row['high'])}]"
-        assert cells[5:7] == [row["plateau"], number(row["text_score"])]
-        assert cells[7] == f"[{number(row['shuffled_low'])}, {number(row['shuffled_high'])}]"
+        assert cells[:3] == [row["site"], str(row["peak_layer"]), row["peak_set"]]
+        assert cells[3:5] == [f"{row['peak_relative_depth']:.2f}", number(row["score"])]
+        assert cells[5:7] == [f"[{number(row['low'])}, {number(row['high'])}]", row["plateau"]]
+        assert cells[7:9] == [onset(row), number(row["p_corrected"])]
+        assert cells[9:11] == [number(row["selectivity"]), number(row["text_score"])]
+        assert cells[11] == f"[{number(row['shuffled_low'])}, {number(row['shuffled_high'])}]"
+    assert any(row["onset_layer"] is not None and row["p_corrected"] is not None for row in peaks.to_dicts())
 
 
 def test_each_figure_lies_on_disk_with_its_table(tmp_path: Path) -> None:
@@ -170,7 +182,7 @@ def _lines(figure: Figure) -> dict[str, Any]:
 def test_a_figure_draws_the_scores_of_every_site_and_its_baselines() -> None:
     curves = _section().curves
     lines = _lines(draw_curves(curves, "edible", probe="svm"))
-    assert {"resid_post", "mlp_out", "embed", "chance", "words alone"} <= set(lines)
+    assert {"resid_post", "mlp_out", "embed", "chance", "words alone", "p = 0.05 over all layers"} <= set(lines)
     drawn = curves.filter(probe="svm", metric="balanced_accuracy")
     for site in ("resid_post", "mlp_out"):
         np.testing.assert_array_equal(lines[site].get_xdata(), range(5))
@@ -184,10 +196,10 @@ def test_a_figure_draws_the_scores_of_every_site_and_its_baselines() -> None:
 
 def test_a_figure_leaves_out_controls_that_were_not_run() -> None:
     bare = _section().curves.with_columns(
-        pl.lit(None, pl.Float64).alias(name) for name in ("text_score", "shuffled_low")
+        pl.lit(None, pl.Float64).alias(name) for name in ("text_score", "shuffled_low", "threshold")
     )
     figure = draw_curves(bare, "edible", probe="svm")
-    assert "words alone" not in _lines(figure)
+    assert not {"words alone", "p = 0.05 over all layers"} & set(_lines(figure))
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert "resid_post" in labels
     assert not any(label.startswith("shuffled") for label in labels)
@@ -221,7 +233,8 @@ def test_nested_provenance_is_shown_leaf_by_leaf() -> None:
 
 def test_the_methods_name_the_estimator_the_folds_and_the_shuffles() -> None:
     svm, ridge = (methods(_result("edible", probe).provenance) for probe in ("svm", "ridge"))
-    assert "linear support vector machine (hinge loss, C = 1, unpenalised intercept), “0” against “1”" in svm
+    assert "linear support vector machine (hinge loss, unpenalised intercept, C = 1), “0” against “1”" in svm
     assert "60 stimuli in 60 groups" in svm
     assert "2 shuffles" in svm
+    assert "the best of all layers and sites under 100 permutations" in svm
     assert "ridge regression (alpha = 1)" in ridge

@@ -97,22 +97,32 @@ def probe(
     group: Annotated[
         str, typer.Option(metavar="COLUMN", help="What must not be both trained on and tested on, such as the item.")
     ],
-    probe: Annotated[Literal["svm", "ridge"], typer.Option(help="svm for classes, ridge for numbers.")] = "svm",
+    probe: Annotated[
+        Literal["svm", "ridge", "ridge_classifier", "lda", "logistic", "linear_svc"],
+        typer.Option(help="ridge for numbers, the others for classes."),
+    ] = "svm",
     sites: Annotated[str | None, typer.Option(help="Sites, separated by commas [all of the run].")] = None,
     selector: Annotated[str | None, typer.Option(help="Selector, where the run has several.")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Outer folds.")] = 5,
     shuffles: Annotated[int, typer.Option(min=1, help="Shuffled label vectors of the control.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of folds and shuffles.")] = 0,
+    permutations: Annotated[
+        int, typer.Option(min=0, help="Permutations of the test over all layers; 1000 are cheap for ridge probes.")
+    ] = 0,
+    types: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Types of the control task that tells memory from knowledge.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of folds, shuffles and permutations.")] = 0,
     jobs: Annotated[int, typer.Option(help="Columns fitted at the same time; -1 for one per core.")] = -1,
 ) -> None:
-    """Fit a probe on every site and layer of a run, for one or more labels."""
+    """Fit a probe on every site and layer of a run, for one or more labels; the same command goes on with it."""
     from stratoscope.probing import ProbeSettings, probe_run
     from stratoscope.progress import progress_bar
     from stratoscope.reporting import summarise_result
     from stratoscope.store.run import Run
     from stratoscope.targets import Target
 
-    settings = ProbeSettings(selector, tuple(words.names(sites)) if sites else None, folds, shuffles, seed, jobs)
+    chosen = tuple(words.names(sites)) if sites else None
+    settings = ProbeSettings(selector, chosen, folds, shuffles, seed, jobs, permutations, types)
     opened = Run.open(run)
     for column in label:
         with progress_bar(f"probing {column}") as bar:

@@ -82,20 +82,27 @@ def peaks_table(peaks: pl.DataFrame) -> str:
     Parameters
     ----------
     peaks
-        As of `stratoscope.probes.summarise`; a column ``experiment`` is put before the target.
+        As of `stratoscope.probes.summarise`; a column ``experiment`` is put before the target. ``p`` is corrected for
+        the choice among all layers and sites, and empty without permutations.
     """
     rows = peaks.filter(pl.col("metric").is_in(list(MAIN_METRICS))).to_dicts()
     names = [" ".join(filter(None, (row.get("experiment"), row["target"]))) for row in rows]
     width = max(len(name) for name in [*names, "target"])
-    head = f"{'target':{width}}  {'site':10}  peak layer  {'score':23}  {'95% interval':16}  shuffled    text"
+    sets = max(len(row["peak_set"]) for row in rows) if rows else 0
+    sets = max(sets, len("of 95% set"))
+    head = (
+        f"{'target':{width}}  {'site':10}  peak layer  {'of 95% set':{sets}}  {'score':23}  {'95% interval':16}  "
+        "shuffled    text       p"
+    )
     lines = [head, "-" * len(head)]
     for name, row in zip(names, rows, strict=True):
         text = "" if row["text_score"] is None else f"{row['text_score']:.3f}"
+        p = "" if row["p_corrected"] is None else f"{row['p_corrected']:.3f}"
         score = f"{row['score']:.3f} {MAIN_METRICS[row['metric']]}"
         interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
         lines.append(
-            f"{name:{width}}  {row['site']:10}  {row['peak_layer']:>10}  {score:23}  {interval:16}  "
-            f"{row['shuffled_mean']:>8.3f}  {text:>6}"
+            f"{name:{width}}  {row['site']:10}  {row['peak_layer']:>10}  {row['peak_set']:{sets}}  {score:23}  "
+            f"{interval:16}  {row['shuffled_mean']:>8.3f}  {text:>6}  {p:>6}".rstrip()
         )
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.probes.scoring import Score
+from stratoscope.probes.scoring import Held, Score
 
 Floats = NDArray[np.float64]
 
@@ -37,24 +37,25 @@ def group_weights(group_of: NDArray[np.intp], stratum_of: NDArray[np.intp], *, n
     return counts[:, group_of]
 
 
-def fold_scores(score: Score, y: Floats, decisions: Floats, fold_of: NDArray[np.intp], weights: Floats) -> Floats:
+def fold_scores(score: Score, held: Held, fold_of: NDArray[np.intp], weights: Floats | None) -> Floats:
     """Score every fold and column under each weighting.
 
     Parameters
     ----------
     score : Score
-    y : float64 array of shape (n_stimuli,)
-    decisions : float64 array of shape (n_stimuli, n_columns)
+    held : Held
+        All n_stimuli rows, with one vector per column of activations.
     fold_of : int array of shape (n_stimuli,)
-    weights : float64 array of shape (n_resamples, n_stimuli)
+    weights : float64 array of shape (n_resamples, n_stimuli), or None for once each
 
     Returns
     -------
     float64 array of shape (n_folds, n_resamples, n_columns), NaN where not defined
     """
-    labels = np.broadcast_to(y[:, None], decisions.shape)
     folds = [fold_of == fold for fold in range(int(fold_of.max()) + 1)]
-    return np.stack([score(labels[test], decisions[test], weights[:, test]) for test in folds])
+    return np.stack(
+        [score(Held(*(rows[test] for rows in held)), None if weights is None else weights[:, test]) for test in folds]
+    )
 
 
 def mean_of_defined(scores: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Results on disk: two Parquet files per target and probe under ``RUN/results``, each carrying its provenance."""
+"""Results on disk: Parquet files per target and probe under ``RUN/results``, each carrying its provenance."""
 
 from __future__ import annotations
 
@@ -21,27 +21,40 @@ PROVENANCE_KEY = b"stratoscope"
 """Key of the provenance JSON in the Parquet schema metadata."""
 
 
-def save(result: SweepResult, run_dir: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write ``scores-TARGET-PROBE.parquet`` and ``predictions-TARGET-PROBE.parquet`` under ``run_dir/results``.
+TABLES = ("scores", "predictions", "null")
+"""Tables of a result, by attribute and by the first word of their files. Without permutations there is no null."""
 
-    Each is written under a temporary name, fsynced, then renamed, so a file that exists is whole. Both carry
-    the same provenance and the hash of the scores, so a pair torn by a crash between the two is refused by `load`.
-    Characters of the target that a file name may not hold are percent-encoded.
+
+def save(result: SweepResult, run_dir: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write ``scores-TARGET-PROBE.parquet``, ``predictions-...`` and ``null-...`` under ``run_dir/results``.
+
+    Each is written under a temporary name, fsynced, then renamed, so a file that exists is whole. All carry the same
+    provenance and the hash of the scores, so files of two sweeps mixed by a crash are refused by `load`. Characters of
+    the target that a file name may not hold are percent-encoded. Several targets and probes make files of their own.
 
     Returns
     -------
-    (Path, Path)
-        Of the scores and the predictions.
+    tuple of Path
+        In the order of `TABLES`, target by target.
     """
     folder = Path(run_dir) / "results"
     folder.mkdir(parents=True, exist_ok=True)
+    return tuple(path for one in result.split() for path in _save_one(one, folder))
+
+
+def _save_one(result: SweepResult, folder: Path) -> list[Path]:
     digest = hashlib.sha256(result.scores.write_csv().encode()).hexdigest()
     provenance = json.dumps({**result.provenance, "scores_sha256": digest}, sort_keys=True)
     name = f"{quote(result.provenance['target'], safe=' ')}-{result.provenance['probe']}.parquet"
-    scores, predictions = folder / f"scores-{name}", folder / f"predictions-{name}"
-    _write(result.scores, scores, provenance)
-    _write(result.predictions, predictions, provenance)
-    return scores, predictions
+    written = []
+    for table in TABLES:
+        frame, path = getattr(result, table), folder / f"{table}-{name}"
+        if table == "null" and frame.is_empty():
+            path.unlink(missing_ok=True)
+            continue
+        _write(frame, path, provenance)
+        written.append(path)
+    return written
 
 
 def load(run_dir: str | os.PathLike[str]) -> dict[tuple[str, str], SweepResult]:
@@ -55,18 +68,24 @@ def load(run_dir: str | os.PathLike[str]) -> dict[tuple[str, str], SweepResult]:
     paths = sorted((Path(run_dir) / "results").glob("scores-*.parquet"))
     if not paths:
         raise ResultsError(f"{Path(run_dir) / 'results'} holds no scores-*.parquet. Run the probes first.")
-    results = [_load_pair(path) for path in paths]
+    results = [_load_one(path) for path in paths]
     return {(result.provenance["target"], result.provenance["probe"]): result for result in results}
 
 
-def _load_pair(scores_path: Path) -> SweepResult:
-    predictions_path = scores_path.with_name(scores_path.name.replace("scores-", "predictions-", 1))
-    if not predictions_path.exists():
-        raise ResultsError(f"{predictions_path} is missing beside {scores_path.name}. Run the probes again.")
-    (scores, provenance), (predictions, twin) = _read(scores_path), _read(predictions_path)
-    if provenance != twin:
-        raise ResultsError(f"{scores_path} and {predictions_path.name} are of different sweeps. Run the probes again.")
-    return SweepResult(scores, predictions, {k: v for k, v in provenance.items() if k != "scores_sha256"})
+def _load_one(scores_path: Path) -> SweepResult:
+    scores, provenance = _read(scores_path)
+    frames = {"scores": scores}
+    for table in TABLES[1:]:
+        if table == "null" and not provenance["n_permutations"]:
+            continue
+        path = scores_path.with_name(scores_path.name.replace("scores-", f"{table}-", 1))
+        if not path.exists():
+            raise ResultsError(f"{path} is missing beside {scores_path.name}. Run the probes again.")
+        frames[table], twin = _read(path)
+        if provenance != twin:
+            raise ResultsError(f"{scores_path} and {path.name} are of different sweeps. Run the probes again.")
+    facts = {name: value for name, value in provenance.items() if name != "scores_sha256"}
+    return SweepResult(provenance=facts, **frames)
 
 
 def _read(path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:

@@ -1,88 +1,151 @@
 """Scores of held-out decisions, one formula each, with weights so that a point and its bootstrap share it.
 
-Every score takes
-
-y : float64 array of shape (n_test, n_targets)
-    Labels: 0.0 or 1.0 for classes, any value for values.
-decision : float64 array of shape (n_test, n_targets)
-    Signed distance to the boundary (class 1.0 where >= 0), or the predicted value.
-weights : float64 array of shape (n_resamples, n_test)
-    How often each row counts; ones for the plain score.
-
-and returns a float64 array of shape (n_resamples, n_targets), NaN where the score is not defined: a class or all
-rows missing, labels or predictions that do not vary.
+Every score takes held-out rows (`Held`) and weights, a float64 array of shape (n_resamples, n_test) that says how often
+each row counts (or None for once each), and returns a float64 array of shape (n_resamples, n_vectors), NaN where the
+score is not defined: fewer than two classes or no rows left, labels or predictions that do not vary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from stratoscope.probes.labels import Kind
 
 Floats = NDArray[np.float64]
-Score = Callable[[Floats, Floats, Floats], Floats]
 
 
-def balanced_accuracy(y: Floats, decision: Floats, weights: Floats) -> Floats:
-    """Mean of the two recalls; chance is 0.5 whatever the class sizes."""
-    right = (decision >= 0) == (y == 1)
-    recalls = [_ratio(weights @ (right & of_class), weights @ of_class) for of_class in (y == 0, y == 1)]
-    return np.asarray((recalls[0] + recalls[1]) / 2)
+class Held(NamedTuple):
+    """Held-out rows of one fold.
+
+    y : float64 array of shape (n_test, n_vectors); class numbers or values
+    predicted : float64 array of shape (n_test, n_vectors); class numbers or values
+    decision : float64 array of shape (n_test, n_vectors, n_outputs); one output for two classes and for values
+    """
+
+    y: Floats
+    predicted: Floats
+    decision: Floats
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, where labels are classes."""
+        return max(2, int(self.decision.shape[2]))
 
 
-def roc_auc(y: Floats, decision: Floats, weights: Floats) -> Floats:
-    """Probability that a stimulus of class 1 gets a higher decision than one of class 0, ties counting half."""
-    columns = []
-    for labels, values in zip(y.T, decision.T, strict=True):
-        positive, negative = labels == 1, labels == 0
-        wins = _wins(values[positive], values[negative])  # n_positive, n_negative
-        won = ((weights[:, positive] @ wins) * weights[:, negative]).sum(axis=1)
-        columns.append(_ratio(won, weights[:, positive].sum(axis=1) * weights[:, negative].sum(axis=1)))
-    return np.column_stack(columns)
+Score = Callable[[Held, Floats | None], Floats]
 
 
-def accuracy(y: Floats, decision: Floats, weights: Floats) -> Floats:
-    """Share of stimuli put in their class; chance is the share of the larger class."""
-    right = (decision >= 0) == (y == 1)
-    return _ratio(weights @ right, weights.sum(axis=1, keepdims=True))
+def balanced_accuracy(held: Held, weights: Floats | None = None) -> Floats:
+    """Mean over classes of the share of their stimuli that is put there; chance is 1 / n_classes whatever the sizes."""
+    w = _weights(held, weights)
+    right = held.predicted == held.y
+    of_class = [held.y == label for label in range(held.n_classes)]
+    recalls = np.stack([_ratio(w @ (right & members), w @ members) for members in of_class])
+    return _mean_of_classes(recalls)
 
 
-def r2(y: Floats, decision: Floats, weights: Floats) -> Floats:
+def roc_auc(held: Held, weights: Floats | None = None) -> Floats:
+    """Probability that a stimulus of a class gets a higher decision than one of the rest, ties counting half.
+
+    Of class 1 for two classes; for more, the mean over classes, each against the rest.
+    """
+    n_outputs = held.decision.shape[2]
+    labels = (1,) if n_outputs == 1 else range(n_outputs)
+    areas = np.stack(
+        [_area(held.y == label, held.decision[:, :, output], weights) for output, label in enumerate(labels)]
+    )
+    return areas[0] if n_outputs == 1 else _mean_of_classes(areas)
+
+
+def accuracy(held: Held, weights: Floats | None = None) -> Floats:
+    """Share of stimuli put in their class; chance is the share of the largest class."""
+    w = _weights(held, weights)
+    return _ratio(w @ (held.predicted == held.y), w.sum(axis=1, keepdims=True))
+
+
+def r2(held: Held, weights: Floats | None = None) -> Floats:
     """1 - squared error / squared deviation from the mean of the test labels (scikit-learn's ``r2_score``)."""
-    centred = y - y.mean(axis=0)
-    mean = _ratio(weights @ centred, weights.sum(axis=1, keepdims=True))
-    spread = weights @ centred**2 - weights.sum(axis=1, keepdims=True) * mean**2
-    return np.asarray(1 - _ratio(weights @ (y - decision) ** 2, _clean(spread, weights @ centred**2)))
+    w = _weights(held, weights)
+    centred = held.y - held.y.mean(axis=0)
+    mean = _ratio(w @ centred, w.sum(axis=1, keepdims=True))
+    spread = w @ centred**2 - w.sum(axis=1, keepdims=True) * mean**2
+    return np.asarray(1 - _ratio(w @ (held.y - held.predicted) ** 2, _clean(spread, w @ centred**2)))
 
 
-def pearson(y: Floats, decision: Floats, weights: Floats) -> Floats:
+def pearson(held: Held, weights: Floats | None = None) -> Floats:
     """Linear correlation of labels and predictions; NaN where either is constant."""
-    return np.column_stack([_correlation(a, b, weights) for a, b in zip(y.T, decision.T, strict=True)])
+    return _by_vector(_correlation, held.y, held.predicted, _weights(held, weights))
 
 
-def spearman(y: Floats, decision: Floats, weights: Floats) -> Floats:
+def spearman(held: Held, weights: Floats | None = None) -> Floats:
     """Correlation of the ranks of labels and predictions within each resample, ties sharing their mean rank."""
-    columns = []
-    for labels, values in zip(y.T, decision.T, strict=True):
-        ranks = [weights @ _wins(column, column).T for column in (labels, values)]  # n_resamples, n_test
-        columns.append(_correlation(ranks[0], ranks[1], weights))
-    return np.column_stack(columns)
+    if weights is None:
+        return _by_vector(
+            _correlation, rankdata(held.y, axis=0), rankdata(held.predicted, axis=0), _weights(held, None)
+        )
+    return _by_vector(_rank_correlation, held.y, held.predicted, weights)
 
 
-CLASS_SCORES: dict[str, Score] = {"balanced_accuracy": balanced_accuracy, "roc_auc": roc_auc, "accuracy": accuracy}
-VALUE_SCORES: dict[str, Score] = {"r2": r2, "pearson": pearson, "spearman": spearman}
+SCORES: dict[Kind, dict[str, Score]] = {
+    "classes": {"balanced_accuracy": balanced_accuracy, "roc_auc": roc_auc, "accuracy": accuracy},
+    "values": {"r2": r2, "pearson": pearson, "spearman": spearman},
+}
+"""Scores for each kind of label, the main one first."""
 
 
 def chance(metric: str, y: Floats) -> float:
     """Score of a guess that knows only how the labels `y` (n_stimuli,) are distributed."""
-    if metric == "accuracy":
-        return float(max(np.mean(y == 1), np.mean(y == 0)))
-    return 0.5 if metric in CLASS_SCORES else 0.0
+    shares = np.unique(y, return_counts=True)[1] / len(y)
+    return {"accuracy": float(shares.max()), "balanced_accuracy": 1 / len(shares), "roc_auc": 0.5}.get(metric, 0.0)
+
+
+def _weights(held: Held, weights: Floats | None) -> Floats:
+    return np.ones((1, len(held.y))) if weights is None else weights
+
+
+def _mean_of_classes(values: Floats) -> Floats:
+    """Mean over the first axis of what is defined; NaN where fewer than two classes are, as (n_resamples, ...)."""
+    defined = np.isfinite(values)
+    n_defined = defined.sum(axis=0)
+    return np.asarray(np.where(defined, values, 0.0).sum(axis=0) / np.where(n_defined < 2, np.nan, n_defined))
+
+
+def _area(positive: NDArray[np.bool_], decision: Floats, weights: Floats | None) -> Floats:
+    """Area under the curve of each vector, (n_resamples, n_vectors)."""
+    if weights is None:
+        n_positive, n_negative = positive.sum(axis=0), (~positive).sum(axis=0)
+        ranks = (rankdata(decision, axis=0) * positive).sum(axis=0)
+        return _ratio(ranks - n_positive * (n_positive + 1) / 2, n_positive * n_negative)[None]
+    areas = []
+    for labels, values in zip(positive.T, decision.T, strict=True):
+        wins = _wins(values[labels], values[~labels])  # n_positive, n_negative
+        won = ((weights[:, labels] @ wins) * weights[:, ~labels]).sum(axis=1)
+        areas.append(_ratio(won, weights[:, labels].sum(axis=1) * weights[:, ~labels].sum(axis=1)))
+    return np.column_stack(areas)
+
+
+def _by_vector(
+    correlate: Callable[[Floats, Floats, Floats], Floats], y: Floats, predicted: Floats, w: Floats
+) -> Floats:
+    if len(w) == 1:
+        return correlate(y.T, predicted.T, w)[None]
+    return np.column_stack([correlate(a, b, w) for a, b in zip(y.T, predicted.T, strict=True)])
+
+
+def _rank_correlation(a: Floats, b: Floats, weights: Floats) -> Floats:
+    if a.ndim == 2:
+        return np.concatenate([_rank_correlation(x, y, weights) for x, y in zip(a, b, strict=True)])
+    ranks = [weights @ _wins(column, column).T for column in (a, b)]  # n_resamples, n_test
+    return _correlation(ranks[0], ranks[1], weights)
 
 
 def _correlation(a: Floats, b: Floats, weights: Floats) -> Floats:
-    """Weighted correlation of a and b, each (n_test,) or (n_resamples, n_test), as (n_resamples,)."""
+    """Weighted correlation along the last axis of a and b, (n_test,) or (n, n_test), with weights (n or 1, n_test)."""
     total = weights.sum(axis=1)
     raw = [np.atleast_2d(x) for x in (a, b)]
     centred = [x - _ratio((weights * x).sum(axis=1), total)[:, None] for x in raw]

@@ -7,9 +7,9 @@ seed, or another model. Where every held-out stimulus is right there is nothing 
 width: at the ceiling it says little.
 
 The interval at a peak is that of the layer which happens to be the peak: nothing corrects for having picked the best of
-many layers, so a peak score is biased upwards and its interval too optimistic, and neither interval nor plateau is an
-interval on the peak's *position*. Layers share stimuli and folds, so their intervals move together: overlap of two of
-them is no test of their difference.
+many layers, so a peak score is biased upwards and its interval too optimistic. Where the peak *is* says `peak_set`, a
+confidence set of layers (`peaks.confidence_set`). Layers share stimuli and folds, so their intervals move together:
+overlap of two of them is no test of their difference. Formulas and sources: ``docs/statistics.md``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from stratoscope.probes.baselines import label_level
 from stratoscope.probes.bootstrap import fold_scores, group_weights, mean_of_defined
 from stratoscope.probes.errors import DesignError, ResultsError
-from stratoscope.probes.estimators import PROBES
-from stratoscope.probes.scoring import chance
+from stratoscope.probes.labels import Kind
+from stratoscope.probes.peaks import Draws, layer_peaks
+from stratoscope.probes.scoring import SCORES, Held, chance
+from stratoscope.probes.significance import significance
 from stratoscope.probes.sweep import SweepResult
 
 
@@ -34,9 +36,14 @@ class Summary(NamedTuple):
     curves : one row per metric and column: ``target, probe, metric, site, layer, relative_depth, n_layers, n_stimuli,
         n_groups, n_folds, score`` (mean over outer folds), ``se, low, high`` (bootstrap over groups, ``n_resamples``),
         ``shuffled_mean, shuffled_low, shuffled_high`` (mean, 2.5th and 97.5th percentile over ``n_shuffles`` shuffles),
-        ``text_score, text_low, text_high`` (text-only baseline) and ``chance``
+        ``text_score, text_low, text_high`` (text-only baseline), ``embed_score`` (the embedding layer), ``type_mean``
+        and ``selectivity`` (score on the type-consistent control task, and what the real score has over it), ``p,
+        p_corrected, threshold, null_mean, n_permutations`` (see `significance`) and ``chance``
     peaks : one row per metric and site that has layers: ``peak_layer, peak_relative_depth, score, se, low, high``, the
-        plateau (``plateau``, such as "3-5, 8", with ``plateau_first, plateau_last, n_plateau``) and the controls there
+        95% confidence set of the peak's layer (``peak_set``, such as "3-5, 8", from ``peak_first`` to ``peak_last``),
+        the plateau of layers within one standard error of it (``plateau, plateau_first, plateau_last, n_plateau``), the
+        first decodable layer by change point with its 95% interval (``onset_layer, onset_first, onset_last``, null
+        where the peak is not above chance) and the controls at the peak
     """
 
     curves: pl.DataFrame
@@ -65,91 +72,104 @@ def summarise(result: SweepResult, *, n_layers: int, n_resamples: int = 1000, se
     ResultsError
         If the predictions of a column lack stimuli that others have.
     """
-    curves = layer_curves(result.scores, result.predictions, n_layers=n_layers, n_resamples=n_resamples, seed=seed)
-    return Summary(curves, layer_peaks(curves))
-
-
-def layer_curves(
-    scores: pl.DataFrame, predictions: pl.DataFrame, *, n_layers: int, n_resamples: int = 1000, seed: int = 0
-) -> pl.DataFrame:
-    """Score, interval and controls of every column; parameters as in `summarise`, for one target and probe."""
     if n_resamples < 100:
         raise DesignError(f"n_resamples={n_resamples}: at least 100 are needed for a 95% percentile interval")
-    deepest = scores["layer"].max()
+    deepest = result.scores["layer"].max()
     if isinstance(deepest, int) and deepest >= n_layers:
         raise DesignError(f"n_layers={n_layers}, but the scores hold layer {deepest}; give the model's n_layers")
-    intervals = _intervals(predictions, n_resamples=n_resamples, seed=seed)
+    parts = [_summarise_one(one, n_layers, n_resamples, seed) for one in result.split()]
+    return Summary(pl.concat([part.curves for part in parts]), pl.concat([part.peaks for part in parts]))
+
+
+def _summarise_one(result: SweepResult, n_layers: int, n_resamples: int, seed: int) -> Summary:
+    """Summarise one target under one probe."""
+    intervals, draws = _intervals(result.predictions, result.provenance["kind"], n_resamples=n_resamples, seed=seed)
     on = ["metric", "site", "layer"]
     curves = intervals.filter(pl.col("control") == "none").drop("control")
     text = intervals.filter(pl.col("control") == "text").select(
         "metric", text_score="score", text_low="low", text_high="high"
     )
+    embed = curves.filter(pl.col("site") == "embed").select("metric", embed_score="score")
     depth = pl.col("layer") / max(n_layers - 1, 1)
     counts = {"n_layers": n_layers, "n_resamples": n_resamples}
-    return (
-        curves.join(_shuffled_band(scores), on=on, how="left", nulls_equal=True, maintain_order="left")
+    curves = (
+        curves.join(_shuffled_band(result.scores), on=on, how="left", nulls_equal=True, maintain_order="left")
+        .join(_type_means(result.scores), on=on, how="left", nulls_equal=True, maintain_order="left")
+        .join(_tests(result), on=on, how="left", nulls_equal=True, maintain_order="left")
         .join(text, on="metric", how="left", maintain_order="left")
-        .with_columns(relative_depth=depth, **{name: pl.lit(n, pl.Int32) for name, n in counts.items()})
+        .join(embed, on="metric", how="left", maintain_order="left")
+        .with_columns(
+            relative_depth=depth,
+            selectivity=pl.col("score") - pl.col("type_mean"),
+            **{name: pl.lit(n, pl.Int32) for name, n in counts.items()},
+        )
         .select(_CURVE_COLUMNS)
     )
-
-
-def layer_peaks(curves: pl.DataFrame) -> pl.DataFrame:
-    """Best layer of every metric and site, the first one on a tie, with the layers within one standard error of it.
-
-    The standard error is the bootstrap's at the peak. Undefined scores never peak; sites without layers have no row.
-    """
-    keys = ["target", "probe", "metric", "site"]
-    layered = curves.filter(pl.col("layer").is_not_null() & pl.col("score").is_finite())
-    return pl.DataFrame([_peak(part) for part in layered.partition_by(keys, maintain_order=True)], _PEAKS_SCHEMA)
+    return Summary(curves, layer_peaks(curves, draws))
 
 
 _CURVE_COLUMNS = [
     *("target", "probe", "metric", "site", "layer", "relative_depth", "n_layers", "n_stimuli", "n_groups", "n_folds"),
     *("score", "se", "low", "high", "n_resamples", "shuffled_mean", "shuffled_low", "shuffled_high", "n_shuffles"),
-    *("text_score", "text_low", "text_high", "chance"),
+    *("text_score", "text_low", "text_high", "embed_score", "type_mean", "selectivity"),
+    *("p", "p_corrected", "threshold", "null_mean", "n_permutations", "chance"),
 ]
 
-_PEAKS_SCHEMA = pl.Schema(
-    {
-        **dict.fromkeys(("target", "probe", "metric", "site"), pl.String),
-        "n_layers": pl.Int32,
-        "peak_layer": pl.Int32,
-        "peak_relative_depth": pl.Float64,
-        **dict.fromkeys(("score", "se", "low", "high"), pl.Float64),
-        "plateau": pl.String,
-        **dict.fromkeys(("plateau_first", "plateau_last", "n_plateau"), pl.Int32),
-        **dict.fromkeys(("shuffled_mean", "shuffled_low", "shuffled_high", "text_score", "chance"), pl.Float64),
-    }
-)
+_TESTS = {"p": pl.Float64, "p_corrected": pl.Float64, "threshold": pl.Float64, "null_mean": pl.Float64}
 
 
-def _intervals(predictions: pl.DataFrame, *, n_resamples: int, seed: int) -> pl.DataFrame:
-    """Score, standard error and interval per metric and column, text baseline included."""
+def _intervals(predictions: pl.DataFrame, kind: Kind, *, n_resamples: int, seed: int) -> tuple[pl.DataFrame, Draws]:
+    """Score, standard error and interval per metric and column, text baseline included; and the resampled curves."""
     columns = predictions.partition_by("site", "layer", "control", maintain_order=True)
     first = columns[0]
     for column in columns:
         if not column["stimulus_id"].equals(first["stimulus_id"]):
             raise ResultsError(f"predictions of {column['site'][0]}.{column['layer'][0]} are for other stimuli")
-    y, fold_of = first["label"].to_numpy(), first["fold"].to_numpy().astype(np.intp)
-    group_of = np.unique(first["group"].to_numpy(), return_inverse=True)[1]
-    probe = PROBES[first["probe"][0]]
-    fixed_classes = probe.kind == "classes" and label_level(y, group_of) == "group"
+    n_outputs = first["class"].n_unique()
+    once = slice(None, None, n_outputs)
+    y, fold_of = first["label"].to_numpy()[once], first["fold"].to_numpy()[once].astype(np.intp)
+    group_of = np.unique(first["group"].to_numpy()[once], return_inverse=True)[1]
+    fixed_classes = kind == "classes" and label_level(y, group_of) == "group"
     strata = y.astype(np.intp) if fixed_classes else np.zeros(len(y), dtype=np.intp)
-    drawn = group_weights(group_of, strata, n_resamples=n_resamples, seed=seed)
-    once = np.ones((1, len(y)))
-    decisions = np.column_stack([column["decision"].to_numpy() for column in columns])
+    weights = group_weights(group_of, strata, n_resamples=n_resamples, seed=seed)
+    predicted = np.column_stack([column["prediction"].to_numpy()[once] for column in columns])
+    decision = np.stack([column["decision"].to_numpy().reshape(-1, n_outputs) for column in columns], axis=1)
+    held = Held(np.broadcast_to(y[:, None], predicted.shape), predicted, decision)
     counts = {"n_stimuli": len(y), "n_groups": int(group_of.max()) + 1, "n_folds": int(fold_of.max()) + 1}
-    rows = []
-    for metric, score in probe.scores.items():
-        points = fold_scores(score, y, decisions, fold_of, once).mean(axis=0)[0]  # one undefined fold undoes the mean
-        resampled = mean_of_defined(fold_scores(score, y, decisions, fold_of, drawn))
-        for column, point, values in zip(columns, points, resampled.T, strict=True):
-            names = column.select("target", "probe", "site", "layer", "control").row(0, named=True)
+    names = [column.select("target", "probe", "site", "layer", "control").row(0, named=True) for column in columns]
+    rows, draws = [], {}
+    for metric, score in SCORES[kind].items():
+        points = fold_scores(score, held, fold_of, None).mean(axis=0)[0]  # one undefined fold undoes the mean
+        resampled = mean_of_defined(fold_scores(score, held, fold_of, weights))
+        for name, point, values in zip(names, points, resampled.T, strict=True):
             rows.append(
-                {**names, "metric": metric, **counts, **_spread(float(point), values), "chance": chance(metric, y)}
+                {**name, "metric": metric, **counts, **_spread(float(point), values), "chance": chance(metric, y)}
             )
-    return pl.DataFrame(rows, schema_overrides={"layer": pl.Int32}, infer_schema_length=None)
+        draws.update({(metric, site): resampled[:, at] for site, at in _layered(names, points).items()})
+    return pl.DataFrame(rows, schema_overrides={"layer": pl.Int32}, infer_schema_length=None), draws
+
+
+def _layered(names: list[dict[str, Any]], points: NDArray[np.float64]) -> dict[str, list[int]]:
+    """Positions of each site's layers with a defined score, layers ascending."""
+    found: dict[str, list[int]] = {}
+    for at in sorted(range(len(names)), key=lambda at: names[at]["layer"] or 0):
+        if names[at]["layer"] is not None and np.isfinite(points[at]):
+            found.setdefault(names[at]["site"], []).append(at)
+    return found
+
+
+def _tests(result: SweepResult) -> pl.DataFrame:
+    """Permutation tests per metric and column; empty where there were no permutations."""
+    schema = {"metric": pl.String, "site": pl.String, "layer": pl.Int32, **_TESTS, "n_permutations": pl.Int32}
+    if result.null.is_empty():
+        return pl.DataFrame(schema=schema)
+    return significance(result).select(list(schema))
+
+
+def _type_means(scores: pl.DataFrame) -> pl.DataFrame:
+    """Mean over draws and folds of the score on the type-consistent control task."""
+    outer = scores.filter((pl.col("control") == "type") & (pl.col("level") == "outer"))
+    return outer.group_by("metric", "site", "layer", maintain_order=True).agg(type_mean=pl.col("score").mean())
 
 
 def _spread(point: float, resampled: NDArray[np.float64]) -> dict[str, float]:
@@ -172,30 +192,3 @@ def _shuffled_band(scores: pl.DataFrame) -> pl.DataFrame:
         shuffled_high=score.quantile(0.975, "linear"),
         n_shuffles=pl.len().cast(pl.Int32),
     )
-
-
-def _peak(part: pl.DataFrame) -> dict[str, Any]:
-    """Row of one metric and site."""
-    rows = part.sort("layer").to_dicts()
-    best = max(rows, key=lambda row: (row["score"], -row["layer"]))
-    plateau = [row["layer"] for row in rows if row is best or row["score"] >= best["score"] - best["se"]]
-    return {
-        **{name: best[name] for name in _PEAKS_SCHEMA if name in best},
-        "peak_layer": best["layer"],
-        "peak_relative_depth": best["relative_depth"],
-        "plateau": layer_ranges(plateau, [row["layer"] for row in rows]),
-        "plateau_first": plateau[0],
-        "plateau_last": plateau[-1],
-        "n_plateau": len(plateau),
-    }
-
-
-def layer_ranges(layers: list[int], swept: list[int]) -> str:
-    """Write layers as ranges of neighbours among those swept: [3, 4, 5, 8] of 0..9 is "3-5, 8"."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and swept.index(layer) == swept.index(runs[-1][-1]) + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

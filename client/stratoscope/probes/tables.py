@@ -1,17 +1,15 @@
-"""Tidy tables from fitted columns: one row per score, one row per held-out prediction."""
+"""Tidy tables from fitted columns: scores, held-out predictions, and the permutation null."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from stratoscope.probes.column import ColumnFit, Key
-from stratoscope.probes.task import Task
-
-INNER_METRIC = "mse"
-"""The inner folds' criterion, in squared units of the label."""
+from stratoscope.probes.column import AnalysisFit, ColumnFit, Key
+from stratoscope.probes.scoring import SCORES
+from stratoscope.probes.task import Analysis, Task
 
 SCORES_SCHEMA = pl.Schema(
     {
@@ -20,15 +18,16 @@ SCORES_SCHEMA = pl.Schema(
         "target": pl.String,
         "probe": pl.String,
         "metric": pl.String,
-        "level": pl.String,  # "outer": held-out stimuli; "inner": what chose alpha, never to be reported
-        "control": pl.String,  # "none", "shuffled", "text"
-        "repeat": pl.Int32,  # number of the shuffle; 0 for the others
+        "level": pl.String,  # "outer": held-out stimuli; "inner": what chose the hyper-parameter, never to be reported
+        "control": pl.String,  # "none", "shuffled", "type", "text"
+        "repeat": pl.Int32,  # number of the draw of a control; 0 for the others
         "fold": pl.Int32,
         "score": pl.Float64,  # NaN where not defined
         "n_train": pl.Int32,
         "n_test": pl.Int32,
         "C": pl.Float64,
         "alpha": pl.Float64,
+        "shrinkage": pl.Float64,
     }
 )
 
@@ -42,73 +41,126 @@ PREDICTIONS_SCHEMA = pl.Schema(
         "probe": pl.String,
         "control": pl.String,  # "none", "text"
         "fold": pl.Int32,
-        "label": pl.Float64,  # 0 or 1 for classes
-        "prediction": pl.Float64,
-        "decision": pl.Float64,  # signed distance to the boundary for classes; the prediction for values
+        "class": pl.String,  # of the decision, where there are three classes or more; else null
+        "label": pl.Float64,  # class number, or value
+        "prediction": pl.Float64,  # class number, or value
+        "decision": pl.Float64,  # signed distance to the boundary or class score; the prediction for values
+    }
+)
+
+NULL_SCHEMA = pl.Schema(
+    {
+        "site": pl.String,
+        "layer": pl.Int32,
+        "target": pl.String,
+        "probe": pl.String,
+        "metric": pl.String,
+        "permutation": pl.Int32,
+        "score": pl.Float64,  # mean over outer folds; NaN where not defined
     }
 )
 
 
-def scores_table(key: Key, fit: ColumnFit, task: Task, *, control: str = "none") -> pl.DataFrame:
-    """Scores of one column, outer and, where alpha was chosen, inner.
+class Tables(NamedTuple):
+    """What a fitted column becomes; see the schemas."""
 
-    `control` names what the first label vector is; those behind it are always ``"shuffled"``.
-    """
-    outer = [_scores_block(key, fit, task, control, "outer", name, fit.scores[..., i]) for i, name in _metrics(task)]
-    chose = np.isfinite(fit.inner).all()
-    inner = [_scores_block(key, fit, task, control, "inner", INNER_METRIC, fit.inner)] if chose else []
-    return pl.concat(outer + inner)
+    scores: pl.DataFrame
+    predictions: pl.DataFrame
+    null: pl.DataFrame
 
 
-def predictions_table(key: Key, fit: ColumnFit, task: Task, *, control: str = "none") -> pl.DataFrame:
-    """Out-of-fold predictions of one column, for the labels as given."""
-    classes = task.probe.kind == "classes"
+def tables(key: Key, fit: ColumnFit, task: Task, *, text: bool = False) -> Tables:
+    """Make the tables of one column; `text` says that it is the word counts of the text-only baseline."""
+    parts = [_tables(key, of, one, task, text=text) for of, one in zip(fit.fits, task.analyses, strict=True)]
+    return join([*parts])
+
+
+def join(parts: list[Tables]) -> Tables:
+    """Put the rows of several tables below each other."""
+    return Tables(*(pl.concat(frames) for frames in zip(*parts, strict=True)))
+
+
+def _tables(key: Key, fit: AnalysisFit, one: Analysis, task: Task, *, text: bool) -> Tables:
+    metrics = list(SCORES[one.labels.kind])
+    blocks = [_scores(key, fit, one, task, "outer", name, fit.scores[..., i], text) for i, name in enumerate(metrics)]
+    if np.isfinite(fit.inner[:, 0]).all():
+        blocks.append(_scores(key, fit, one, task, "inner", one.probe.criterion, fit.inner, text))
+    return Tables(pl.concat(blocks), _predictions(key, fit, one, task, text), _null(key, fit, one, metrics))
+
+
+def _scores(
+    key: Key,
+    fit: AnalysisFit,
+    one: Analysis,
+    task: Task,
+    level: str,
+    metric: str,
+    values: np.ndarray[Any, Any],
+    text: bool,  # noqa: FBT001
+) -> pl.DataFrame:
+    """Rows of one metric; `values` has shape (n_folds, n_vectors)."""
+    kept = [i for i, (control, _) in enumerate(one.labels.vectors) if control != "permuted"]
+    controls = ["text" if text else one.labels.vectors[i][0] for i in kept]
+    n_folds, n_vectors = len(values), len(kept)
+    fold = np.repeat(np.arange(n_folds), n_vectors)
     columns: dict[str, Any] = {
-        "stimulus_id": task.ids,
-        "group": task.groups.tolist(),
-        **_names(key, task),
-        "control": control,
+        **_names(key, one),
+        "metric": metric,
+        "level": level,
+        "control": controls * n_folds,
+        "repeat": [one.labels.vectors[i][1] for i in kept] * n_folds,
+        "fold": fold,
+        "score": values[:, kept].ravel(),
+        "n_train": np.array([len(split.train) for split in task.splits])[fold],
+        "n_test": np.array([len(split.test) for split in task.splits])[fold],
+        **dict.fromkeys(("C", "alpha", "shrinkage")),
+    }
+    if one.probe.hyper is not None:
+        columns[one.probe.hyper] = fit.chosen[:, kept].ravel()
+    return _frame(columns, SCORES_SCHEMA)
+
+
+def _predictions(key: Key, fit: AnalysisFit, one: Analysis, task: Task, text: bool) -> pl.DataFrame:  # noqa: FBT001
+    """Out-of-fold predictions for the labels as given, one row per stimulus and output."""
+    n_outputs = fit.decision.shape[1]
+    repeated = {
+        "stimulus_id": np.array(task.ids, dtype=object),
+        "group": task.groups.astype(object),
         "fold": task.fold_of,
-        "label": task.Y[:, 0],
-        "prediction": (fit.decision >= 0).astype(np.float64) if classes else fit.decision,
-        "decision": fit.decision,
+        "label": one.labels.given,
+        "prediction": fit.predicted,
+    }
+    columns: dict[str, Any] = {
+        **{name: values.repeat(n_outputs) for name, values in repeated.items()},
+        **_names(key, one),
+        "control": "text" if text else "none",
+        "class": list(one.labels.classes) * len(task.ids) if n_outputs > 1 else None,
+        "decision": fit.decision.ravel(),
     }
     return _frame(columns, PREDICTIONS_SCHEMA)
 
 
-def _scores_block(
-    key: Key, fit: ColumnFit, task: Task, control: str, level: str, metric: str, values: np.ndarray[Any, Any]
-) -> pl.DataFrame:
-    """Rows of one metric; `values` has shape (n_folds, n_targets)."""
-    n_folds, n_targets = values.shape
-    fold, vector = (index.ravel() for index in np.indices(values.shape))
-    chosen: dict[str, Any] = {"C": None, "alpha": None, task.probe.hyper: fit.chosen.ravel()}
+def _null(key: Key, fit: AnalysisFit, one: Analysis, metrics: list[str]) -> pl.DataFrame:
+    permuted = [i for i, (control, _) in enumerate(one.labels.vectors) if control == "permuted"]
+    if not permuted:
+        return pl.DataFrame(schema=NULL_SCHEMA)
     columns: dict[str, Any] = {
-        **_names(key, task),
-        "metric": metric,
-        "level": level,
-        "control": [control, *["shuffled"] * (n_targets - 1)] * n_folds,
-        "repeat": np.maximum(vector - 1, 0),
-        "fold": fold,
-        "score": values.ravel(),
-        "n_train": np.array([len(split.train) for split in task.splits])[fold],
-        "n_test": np.array([len(split.test) for split in task.splits])[fold],
-        **chosen,
+        **_names(key, one),
+        "metric": np.repeat(np.array(metrics, dtype=object), len(permuted)),
+        "permutation": np.tile(np.arange(len(permuted)), len(metrics)),
+        "score": fit.scores[:, permuted].mean(axis=0).T.ravel(),
     }
-    return _frame(columns, SCORES_SCHEMA)
+    return _frame(columns, NULL_SCHEMA)
 
 
-def _names(key: Key, task: Task) -> dict[str, Any]:
+def _names(key: Key, one: Analysis) -> dict[str, Any]:
     site, layer = key
-    return {"site": site, "layer": layer, "target": task.target, "probe": task.probe_name}
-
-
-def _metrics(task: Task) -> list[tuple[int, str]]:
-    return list(enumerate(task.probe.scores))
+    return {"site": site, "layer": layer, "target": one.labels.name, "probe": one.probe.name}
 
 
 def _frame(columns: dict[str, Any], schema: pl.Schema) -> pl.DataFrame:
     """Make a table of the schema; plain values are repeated down their column."""
     arrays = {name: value for name, value in columns.items() if isinstance(value, (list, tuple, np.ndarray))}
+    series = [pl.Series(name, value, dtype=schema[name], strict=False) for name, value in arrays.items()]
     constants = [pl.lit(columns[name], schema[name]).alias(name) for name in columns if name not in arrays]
-    return pl.DataFrame(arrays).with_columns(constants).select(schema.names()).cast(schema)
+    return pl.DataFrame(series).with_columns(constants).select(schema.names())

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stratoscope.probes.baselines import shuffle_labels
+from stratoscope.probes.baselines import permute_labels, type_labels
 from stratoscope.probes.errors import DesignError
-from stratoscope.probes.estimators import PROBES, Probe, Settings
-from stratoscope.probes.folds import Split, assign_folds, check_folds, check_texts, make_splits
+from stratoscope.probes.estimators import Probe, Settings, find_probe
+from stratoscope.probes.folds import Split, check_texts, folds_of_targets, make_splits
+from stratoscope.probes.labels import Labels, as_names, encode
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One target under one probe."""
+
+    labels: Labels
+    probe: Probe
 
 
 @dataclass(frozen=True)
@@ -21,108 +30,87 @@ class Task:
 
     ids : n_stimuli stimulus ids, each once
     groups : str array of shape (n_stimuli,)
-    Y : float64 array of shape (n_stimuli, n_targets); column 0 the labels, the others shuffled
-    classes : the labels that 0.0 and 1.0 stand for; empty for values
+    analyses : every target under every probe
     fold_of : int array of shape (n_stimuli,)
     splits : one per outer fold
     """
 
-    target: str
-    probe_name: str
     ids: tuple[str, ...]
     groups: NDArray[Any]
-    Y: NDArray[np.float64]
-    classes: tuple[str, ...]
+    analyses: tuple[Analysis, ...]
     fold_of: NDArray[np.intp]
     splits: tuple[Split, ...]
     settings: Settings
-
-    @property
-    def probe(self) -> Probe:
-        """The registered probe."""
-        return PROBES[self.probe_name]
 
     @property
     def group_of(self) -> NDArray[np.intp]:
         """Group numbers, int array of shape (n_stimuli,)."""
         return np.unique(self.groups, return_inverse=True)[1]
 
-    def with_shuffles(self, n_shuffles: int, seed: int) -> Task:
-        """Add shuffled label vectors behind the labels."""
-        shuffled = shuffle_labels(self.Y[:, 0], self.group_of, self.fold_of, n_shuffles=n_shuffles, seed=seed)
-        return replace(self, Y=np.column_stack([self.Y, shuffled]))
+    @property
+    def targets(self) -> tuple[Labels, ...]:
+        """Every target once."""
+        return tuple({analysis.labels.name: analysis.labels for analysis in self.analyses}.values())
 
-    def unshuffled(self) -> Task:
-        """Keep the labels alone."""
-        return replace(self, Y=self.Y[:, :1])
+    def with_draws(self, *, n_shuffles: int, n_permutations: int, types: NDArray[Any] | None, seed: int) -> Task:
+        """Add shuffled, type-consistent and permuted label vectors behind the labels of every target."""
+        drawn = {labels.name: self._drawn(labels, n_shuffles, n_permutations, types, seed) for labels in self.targets}
+        return replace(self, analyses=tuple(replace(one, labels=drawn[one.labels.name]) for one in self.analyses))
+
+    def alone(self) -> Task:
+        """Keep the labels as given alone."""
+        return replace(self, analyses=tuple(replace(one, labels=one.labels.alone()) for one in self.analyses))
+
+    def _drawn(
+        self, labels: Labels, n_shuffles: int, n_permutations: int, types: NDArray[Any] | None, seed: int
+    ) -> Labels:
+        y, group_of = labels.given, self.group_of
+        n_draws = n_shuffles + n_permutations
+        if n_draws:
+            moved = permute_labels(y, group_of, self.fold_of, n_draws=n_draws, seed=seed)
+            labels = labels.with_vectors("shuffled", moved[:, :n_shuffles])
+        if types is not None:
+            type_of = np.unique(types, return_inverse=True)[1]
+            drawn = type_labels(y, type_of, self.fold_of, n_draws=max(n_shuffles, 1), seed=seed)
+            labels = labels.with_vectors("type", drawn)
+        return labels.with_vectors("permuted", moved[:, n_shuffles:]) if n_permutations else labels
 
 
 def make_task(
-    y: ArrayLike,
+    y: Any,
     groups: ArrayLike,
     *,
-    probe: str,
-    folds: int | ArrayLike,
+    probe: Any,
+    cv: Any,
     settings: Settings,
     ids: Sequence[str] | None,
     texts: Sequence[str] | None,
-    target: str,
+    target: str | Sequence[str],
     seed: int,
 ) -> Task:
     """Check labels, groups, ids and texts, and divide them into folds. Parameters as in `sweep`."""
-    if probe not in PROBES:
-        raise DesignError(f"probe {probe!r} is unknown; choose one of {', '.join(PROBES)}")
-    kind, labels = PROBES[probe].kind, np.asarray(y)
-    names = _checked_groups(groups, labels)
-    values, classes = _encode_classes(labels) if kind == "classes" else (_checked_values(labels), ())
+    probes = [find_probe(one) for one in (probe if isinstance(probe, (list, tuple)) else [probe])]
+    _check_probes(probes)
+    targets = encode(y, kind=probes[0].kind, target=target)
+    n_stimuli = len(targets[0].given)
+    names = as_names(groups, n_stimuli)
     if texts is not None:
-        _check_length("texts", texts, len(values))
+        _check_length("texts", texts, n_stimuli)
         check_texts(list(texts), names)
-    if isinstance(folds, int):
-        fold_of = assign_folds(values, names, n_folds=folds, kind=kind, seed=seed)
-    else:
-        fold_of = check_folds(folds, values, names, kind=kind)
-    inner_folds = settings.inner_folds if probe == "ridge" and len(settings.alphas) > 1 else 0
-    splits = make_splits(fold_of, names, inner_folds=inner_folds)
-    checked_ids = _checked_ids(ids, len(values))
-    return Task(target, probe, checked_ids, names, values[:, None], classes, fold_of, splits, settings)
+    fold_of = folds_of_targets(targets, names, cv, seed=seed)
+    chooses = any(len(settings.grid(probe.hyper)) > 1 for probe in probes)
+    splits = make_splits(fold_of, names, inner_folds=settings.inner_folds if chooses else 0)
+    analyses = tuple(Analysis(labels, probe) for labels in targets for probe in probes)
+    return Task(_checked_ids(ids, n_stimuli), names, analyses, fold_of, splits, settings)
 
 
-def _encode_classes(labels: NDArray[Any]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Labels as 0.0 and 1.0, in sorted order of the two classes."""
-    _check_no_gaps("y", labels)
-    classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) != 2:
-        shown = ", ".join(repr(name) for name in classes[:5].tolist())
-        raise DesignError(f'y has {len(classes)} classes ({shown}); probe "svm" takes two. For values use "ridge".')
-    return codes.astype(np.float64), tuple(str(name) for name in classes)
-
-
-def _checked_values(labels: NDArray[Any]) -> NDArray[np.float64]:
-    _check_no_gaps("y", labels)
-    if labels.dtype.kind not in "fiu":
-        raise DesignError(f'y has dtype {labels.dtype}; probe "ridge" takes numbers. For two classes use "svm".')
-    values = labels.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise DesignError(f"y[{int(np.flatnonzero(~np.isfinite(values))[0])}] is infinite")
-    return values
-
-
-def _checked_groups(groups: ArrayLike, labels: NDArray[Any]) -> NDArray[Any]:
-    if labels.ndim != 1 or not len(labels):
-        raise DesignError(f"y has shape {labels.shape}; expected one label per stimulus")
-    names = np.asarray(groups)
-    if names.shape != labels.shape:
-        raise DesignError(f"groups has shape {names.shape} and y {labels.shape}; give one group per stimulus")
-    _check_no_gaps("groups", names)
-    return names.astype(str)
-
-
-def _check_no_gaps(name: str, values: NDArray[Any]) -> None:
-    """Refuse None and NaN, the only values that differ from themselves or are None."""
-    for row, value in enumerate(values.tolist()):
-        if value is None or value != value:
-            raise DesignError(f"{name}[{row}] is {value}; every stimulus needs one. Drop the stimulus or label it.")
+def _check_probes(probes: list[Probe]) -> None:
+    names = [probe.name for probe in probes]
+    if not names or len(set(names)) < len(names):
+        raise DesignError(f"probe={names}: give at least one probe, each once")
+    if len({probe.kind for probe in probes}) > 1:
+        kinds = ", ".join(f"{probe.name} takes {probe.kind}" for probe in probes)
+        raise DesignError(f"probes of one sweep take one kind of label, but {kinds}. Make one sweep for each kind.")
 
 
 def _checked_ids(ids: Sequence[str] | None, n_stimuli: int) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ def draw_curves(curves: pl.DataFrame, target: str, *, probe: str | None = None, 
     """Draw score against layer, one line per site, with every control it must beat.
 
     Bands are 95% bootstrap intervals over groups. The grey band spans the shuffled labels of all sites, the dashed
-    line is the text-only baseline, the dotted line chance. Rings mark peaks; the bars at the foot mark each site's
+    line is the text-only baseline, the dotted line chance; where there were permutations, the dash-dotted line is the
+    score that has a corrected p of 0.05. Rings mark peaks; the bars at the foot mark each site's
     plateau, the layers within one standard error of its peak. Sites of the whole model stand beside the layers.
 
     Parameters
@@ -125,6 +126,9 @@ def _draw_controls(axes: Axes, rows: pl.DataFrame) -> None:
         band = (layers["layer"], layers["shuffled_low"], layers["shuffled_high"])
         axes.fill_between(*band, color="#9a9a9a", alpha=0.28, linewidth=0, label=label)
     axes.axhline(rows["chance"][0], color="#555555", linewidth=0.9, linestyle=":", label="chance")
+    threshold = rows["threshold"].drop_nulls()
+    if len(threshold):
+        axes.axhline(threshold[0], color="#A0522D", linewidth=0.9, linestyle="-.", label="p = 0.05 over all layers")
     text = rows["text_score"].drop_nulls().drop_nans()
     if len(text):
         axes.axhline(text[0], color="#222222", linewidth=1.1, linestyle=(0, (5, 2)), label="words alone")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import polars as pl
 
 from stratoscope.report.figure import METRIC_NAMES, STYLE, draw_curves
-from stratoscope.report.prose import ORIGIN, flatten, interval, methods, number
+from stratoscope.report.prose import ORIGIN, flatten, interval, methods, number, onset
 from stratoscope.report.section import Section
 from stratoscope.store.durable import replace_file
 
@@ -79,7 +79,7 @@ def render(sections: Sequence[Section], panels: Sequence[Sequence[Panel]], prove
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, interval=interval, methods=methods)
+    environment.filters.update(number=number, interval=interval, methods=methods, onset=onset)
     environment.globals.update(metric_names=METRIC_NAMES, origin=ORIGIN, flatten=lambda value: list(flatten(value)))
     template = environment.from_string(files("stratoscope.report").joinpath("report.html").read_text("utf-8"))
     resamples = sorted({n for section in sections for n in section.curves["n_resamples"].to_list()})

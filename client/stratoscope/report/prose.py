@@ -30,22 +30,29 @@ def interval(low: float | None, high: float | None) -> str:
     return f"[{number(low)}, {number(high)}]"
 
 
+def onset(row: Mapping[str, Any]) -> str:
+    """Write the first decodable layer with its interval, "4 [3, 6]"; a dash where there is none."""
+    if row["onset_layer"] is None:
+        return "–"
+    return f"{row['onset_layer']} [{row['onset_first']}, {row['onset_last']}]"
+
+
 def methods(probe: Mapping[str, Any]) -> str:
     """Say in plain words how one target was probed, from the provenance of its sweep."""
     settings = probe["settings"]
     scaled = "standardised" if settings["scale"] else "centred"
-    return " ".join(
-        [
-            f"“{probe['target']}”: {_estimator(probe)}, fitted for each column of activations to {probe['n_stimuli']} "
-            f"stimuli in {probe['n_groups']} groups, with features {scaled} on the training rows alone.",
-            f"Scores are means over {probe['n_folds']} held-out folds. A group never crosses folds, and the folds "
-            f"(SHA-256 {probe['folds_sha256'][:12]}…) are the same for every site and layer.",
-            _shuffles(probe),
-            "The baseline “words alone” is the same probe on word counts of the texts, on the same folds."
-            if "text" in probe["controls"]
-            else "No text-only baseline was fitted.",
-        ]
+    sentences = (
+        f"“{probe['target']}”: {_estimator(probe)}, fitted for each column of activations to {probe['n_stimuli']} "
+        f"stimuli in {probe['n_groups']} groups, with features {scaled} on the training rows alone.",
+        f"Scores are means over {probe['n_folds']} held-out folds. A group never crosses folds, and the folds "
+        f"(SHA-256 {probe['folds_sha256'][:12]}…) are the same for every site and layer.",
+        _shuffles(probe),
+        _permutations(probe),
+        "The baseline “words alone” is the same probe on word counts of the texts, on the same folds."
+        if "text" in probe["controls"]
+        else "No text-only baseline was fitted.",
     )
+    return " ".join(filter(None, sentences))
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
@@ -60,17 +67,35 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:  # noqa: A
         yield path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+_NAMES = {
+    "svm": "a linear support vector machine (hinge loss, unpenalised intercept{})",
+    "ridge": "ridge regression{}",
+    "ridge_classifier": "ridge regression on classes coded as −1 and 1{}",
+    "lda": "linear discriminant analysis with a shrunk covariance{}",
+    "logistic": "logistic regression with an L2 penalty{}",
+    "linear_svc": "a linear support vector machine by LIBLINEAR (squared hinge loss, penalised intercept, C = 1{})",
+}
+_CRITERIA = {"mse": "mean squared error", "balanced_accuracy": "balanced accuracy"}
+
+
 def _estimator(probe: Mapping[str, Any]) -> str:
-    settings = probe["settings"]
-    if probe["probe"] == "svm":
-        classes = " against ".join(f"“{name}”" for name in probe["classes"])
-        return f"a linear support vector machine (hinge loss, C = {settings['C']:g}, unpenalised intercept), {classes}"
-    alphas = settings["alphas"]
-    if len(alphas) == 1:
-        return f"ridge regression (alpha = {alphas[0]:g})"
+    known = _NAMES.get(probe["probe"])
+    named = f"the estimator {probe['estimator'] or probe['probe']}" if known is None else known.format(_penalty(probe))
+    return named + (f", {' against '.join(f'“{name}”' for name in probe['classes'])}" if probe["classes"] else "")
+
+
+def _penalty(probe: Mapping[str, Any]) -> str:
+    hyper, settings = probe["hyper"], probe["settings"]
+    if hyper is None:
+        return ""
+    opened, closed = (", ", "") if probe["probe"] == "svm" else (" (", ")")
+    grid = settings[hyper]
+    if len(grid) == 1:
+        return f"{opened}{hyper} = {grid[0]:g}{closed}"
     return (
-        f"ridge regression (alpha chosen from {len(alphas)} values, {alphas[0]:g} to {alphas[-1]:g}, by mean squared "
-        f"error over {settings['inner_folds']} grouped inner folds of the training rows)"
+        f"{opened}{hyper} chosen from {len(grid)} values, {grid[0]:g} to {grid[-1]:g}, by "
+        f"{_CRITERIA[probe['criterion']]} over {settings['inner_folds']} grouped inner folds of the training rows"
+        f"{closed}"
     )
 
 
@@ -83,4 +108,13 @@ def _shuffles(probe: Mapping[str, Any]) -> str:
         if probe["n_shuffles"] < 40
         else f"The shuffled band holds the middle 95% of {probe['n_shuffles']} shuffles of the labels, in which "
         f"{_LEVELS[probe['label_level']]} (seed {probe['seed']})."
+    )
+
+
+def _permutations(probe: Mapping[str, Any]) -> str:
+    if not probe["n_permutations"]:
+        return ""
+    return (
+        f"Corrected p-values compare a score with the best of all layers and sites under {probe['n_permutations']} "
+        "permutations of the labels, moved in the same way between groups of one fold and size."
     )

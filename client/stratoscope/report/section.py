@@ -46,7 +46,7 @@ def make_section(
     provenance: Mapping[str, Any] | None = None,
 ) -> Section:
     """Summarise sweeps of one model into a section; `n_layers` is the model's."""
-    kept = list(results)
+    kept = [one for result in results for one in result.split()]
     summaries = [summarise(result, n_layers=n_layers) for result in kept]
     return Section(
         name,
