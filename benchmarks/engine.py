@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from enginebench.measuring import Bench, Measurement
+from enginebench.processor_time import PARTS
 from enginebench.servers import HERE, running
 from enginebench.workload import VARIANTS, Shape, Variant
 
@@ -43,12 +44,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m", help="the embedded model or a folder")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of model and wire")
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
-    parser.add_argument("--texts", type=int, default=64, help="per run")
+    parser.add_argument("--texts", type=int, default=192, help="per run")
     parser.add_argument("--words", type=int, nargs=2, default=(20, 180), metavar=("FEWEST", "MOST"), help="per text")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--step-tokens", type=int, default=512, help="tokens of one engine step")
     parser.add_argument("--stimuli-per-request", type=int, default=8)
-    parser.add_argument("--concurrency", type=int, default=8, help="requests in flight")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests in flight")
     parser.add_argument("--ring-bytes", type=int, default=2 << 30)
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(DEFAULT))
@@ -131,17 +132,21 @@ def load() -> str:
 
 def table(variants: Sequence[Variant], rounds: Sequence[Sequence[Measurement]]) -> str:
     """Return medians and ranges as a Markdown table."""
-    lines = ["| variant | tokens/s | of off | range | MB/s |", "|---|---|---|---|---|"]
+    parts = " | ".join(f"{part} core-s" for part in PARTS)
+    lines = [f"| variant | tokens/s | of off | range | MB/s | {parts} |", "|---|" + "---:|" * (4 + len(PARTS))]
     by_name = [{entry.variant: entry for entry in done} for done in rounds]
     for variant in variants:
         mine = [done[variant.name] for done in by_name]
         ratios = [done[variant.name].rate / done["off"].rate for done in by_name]
-        rate, mb = statistics.median(m.rate for m in mine), statistics.median(m.n_bytes / m.seconds / 1e6 for m in mine)
-        lines.append(
-            f"| {variant.name} | {rate:.0f} | {statistics.median(ratios):.3f} | {min(ratios):.3f}-{max(ratios):.3f} | "
-            f"{mb:.0f} |"
-        )
-    return "\n".join(lines)
+        cells = [
+            f"{statistics.median(m.rate for m in mine):.0f}",
+            f"{statistics.median(ratios):.3f}",
+            f"{min(ratios):.3f}-{max(ratios):.3f}",
+            f"{statistics.median(m.n_bytes / m.seconds / 1e6 for m in mine):.0f}",
+            *(f"{statistics.median(m.processor[part] / m.tokens * 1000 for m in mine):.3f}" for part in PARTS),
+        ]
+        lines.append(f"| {' | '.join([variant.name, *cells])} |")
+    return "\n".join([*lines, "", "core-s: seconds of processor time per 1,000 tokens of prompts."])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import httpx2
 import numpy as np
 
 from enginebench.client import deliver, deliver_lens, lens_states, requests, states_of
+from enginebench.processor_time import ProcessorTime
+from enginebench.servers import Server
 from enginebench.workload import SITES, Shape, Variant
 from stratoscope import Client
 from stratoscope_wire.request import Dtype
@@ -22,12 +24,13 @@ BOUNDS: Final = {"bfloat16": 2e-2, "float32": 1e-5}
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of one variant; `n_bytes` is what the client held at the end."""
+    """One run of one variant: `n_bytes` is what the client received in all, `processor` seconds by part."""
 
     variant: str
     tokens: float
     seconds: float
     n_bytes: float = 0.0
+    processor: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -45,7 +48,7 @@ class Bench:
     Parameters
     ----------
     ours, lens
-        Base URLs.
+        The servers.
     shape
         Of the texts of one run.
     dtype
@@ -55,13 +58,13 @@ class Bench:
     """
 
     def __init__(
-        self, ours: str, lens: str | None, shape: Shape, dtype: Dtype, stimuli_per_request: int, concurrency: int
+        self, ours: Server, lens: Server | None, shape: Shape, dtype: Dtype, stimuli_per_request: int, concurrency: int
     ) -> None:
         self._ours, self._lens = ours, lens
         self._shape = shape
         self._dtype = dtype
         self._size, self._concurrency = stimuli_per_request, concurrency
-        self._client = Client(ours, max_retries=0, timeout=600)
+        self._client = Client(ours.url, max_retries=0, timeout=600)
         self._hooks: tuple[str, ...] | None = None
         self._n_runs = 0
 
@@ -76,9 +79,18 @@ class Bench:
         """Run each variant once; every other round backwards."""
         found = []
         for variant in variants if index % 2 == 0 else list(reversed(variants)):
-            found.append(self.run(variant, self._next_texts()))
+            found.append(self.timed(variant))
             print(f"round {index}: {variant.name}: {found[-1].rate:.0f} tokens/s", flush=True)
         return found
+
+    def timed(self, variant: Variant) -> Measurement:
+        """Run a variant on fresh texts, and count the processor time that it takes."""
+        server = self._lens if variant.needs_baseline else self._ours
+        assert server is not None
+        texts = self._next_texts()
+        time = ProcessorTime(server.pid)
+        found = self.run(variant, texts)
+        return replace(found, processor=time.spent())
 
     def run(self, variant: Variant, texts: Sequence[str]) -> Measurement:
         """Run texts one way."""
@@ -135,7 +147,7 @@ class Bench:
         assert self._lens is not None
         self._n_runs += 1
         run = f"r{self._n_runs}"
-        return asyncio.run(deliver_lens(self._lens, texts, run, compress=compress, concurrency=LENS_CONCURRENCY))
+        return asyncio.run(deliver_lens(self._lens.url, texts, run, compress=compress, concurrency=LENS_CONCURRENCY))
 
     def _set_hooks(self, variant: Variant) -> None:
         sites = tuple(variant.sites) if variant.kind == "lens" else ()
@@ -144,8 +156,8 @@ class Bench:
             self._post(self._lens, "hooks", list(sites))
             self._hooks = sites
 
-    def _post(self, url: str, what: str, order: object) -> Any:  # noqa: ANN401 - what JSON gives
-        answer = httpx2.post(f"{url}/bench/{what}", json=order, timeout=600, trust_env=False)
+    def _post(self, server: Server, what: str, order: object) -> Any:  # noqa: ANN401 - what JSON gives
+        answer = httpx2.post(f"{server.url}/bench/{what}", json=order, timeout=600, trust_env=False)
         return answer.raise_for_status().json()
 
     def _told(self, variant: Variant, told: Mapping[str, float]) -> Measurement:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,17 @@ HERE: Final = Path(__file__).resolve().parent.parent
 START_SECONDS: Final = 900
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def running(module: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """Run a module of this package as a server and give its base URL once it is ready.
+def running(module: str, options: Mapping[str, Any]) -> Iterator[Server]:
+    """Run a module of this package as a server and give it once it is ready.
 
     Raises
     ------
@@ -35,7 +44,7 @@ def running(module: str, options: Mapping[str, Any]) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process)
-        yield url
+        yield Server(url, process.pid)
     finally:
         process.terminate()
         process.wait(timeout=120)
