@@ -52,6 +52,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=4, help="requests in flight")
     parser.add_argument("--ring-bytes", type=int, default=2 << 30)
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
+    parser.add_argument(
+        "--accept-vllm", metavar="VERSION", help="measure with a version of vLLM that is not the proved one"
+    )
+    parser.add_argument(
+        "--executor", choices=["mp", "uni"], default="mp", help="uni: the one worker in vLLM's core process"
+    )
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(DEFAULT))
     parser.add_argument("--json", type=Path, help="also write every single figure here")
     return parser.parse_args(arguments)
@@ -83,6 +89,8 @@ def servers(options: argparse.Namespace, variants: Sequence[Variant]) -> Iterato
         "max_batch_tokens": options.step_tokens,
         "ring_bytes": options.ring_bytes,
         "gpu_memory_utilization": options.gpu_memory_utilization,
+        "unproved_vllm": options.accept_vllm,
+        "executor": options.executor,
     }
     with ExitStack() as stack:
         ours = stack.enter_context(running("host", order))
