@@ -129,7 +129,7 @@ def reference_states(model: Any, token_ids: npt.NDArray[np.int32]) -> States:
     found |= {f"resid_mid.{i}": found.pop(f"resid_pre.{i}") + found[f"attn_out.{i}"] for i in range(len(blocks))}
     found |= {f"resid_post.{i}": output.hidden_states[i + 1] for i in range(len(blocks) - 1)}
     found |= {"embed": output.hidden_states[0], "final_norm": output.hidden_states[-1]}
-    return {name: states[0].numpy() for name, states in found.items()}
+    return {name: states[0].cpu().numpy() for name, states in found.items()}
 
 
 def relative_l2(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -35,7 +35,7 @@ def load_engine(options: VllmOptions) -> Engine:
     ModelRefusedError
         If it cannot be served, or not correctly.
     """
-    version = check_environment(os.environ)
+    version = check_environment(os.environ, options.unproved_vllm)
     check_parallelism(options)
     source = resolve_source(options.model, options.revision, options.cache_dir, supported=FAMILIES)
     family = check_config(source.folder / "config.json", FAMILIES)["model_type"]

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,8 @@ from typing import Any, Final
 import torch
 
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
+
+logger = logging.getLogger(__name__)
 
 VLLM_VERSION: Final = "0.32.0"
 """The one version whose internals the capture is written for and tested with."""
@@ -46,6 +49,9 @@ class VllmOptions:
         ``mp`` for one host, ``ray`` for several.
     overrides
         Further arguments of vLLM's engine, for tests and experiments.
+    unproved_vllm
+        A version of vLLM to accept in place of the proved one. No setting of the server: only tests that try another
+        version out give it.
     """
 
     model: str
@@ -60,11 +66,12 @@ class VllmOptions:
     stall_seconds: float = 120.0
     executor: str = "mp"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    unproved_vllm: str | None = None
 
     @classmethod
     def settings(cls) -> list[str]:
         """Return the names of the options that are settings of the server too."""
-        return [option.name for option in fields(cls) if option.name != "overrides"]
+        return [option.name for option in fields(cls) if option.name not in ("overrides", "unproved_vllm")]
 
     @property
     def step_tokens(self) -> int:
@@ -72,8 +79,15 @@ class VllmOptions:
         return DEFAULT_STEP_TOKENS if self.max_batch_tokens is None else self.max_batch_tokens
 
 
-def check_environment(environ: Mapping[str, str]) -> str:
+def check_environment(environ: Mapping[str, str], unproved_vllm: str | None = None) -> str:
     """Return the installed version of vLLM, if it is the right one and nothing selects what cannot be captured.
+
+    Parameters
+    ----------
+    environ
+        The environment.
+    unproved_vllm
+        The version to accept instead of the proved one; see `VllmOptions`.
 
     Raises
     ------
@@ -81,7 +95,14 @@ def check_environment(environ: Mapping[str, str]) -> str:
         If not; the message has the fix.
     """
     name, found = _installed()
-    if found.partition("+")[0] != VLLM_VERSION:
+    if unproved_vllm is not None and found.partition("+")[0] == unproved_vllm:
+        logger.critical(
+            "%s %s is accepted for a test; the capture is proved with %s only: use no number of this engine",
+            name,
+            found,
+            VLLM_VERSION,
+        )
+    elif found.partition("+")[0] != VLLM_VERSION:
         raise ModelRefusedError(
             f"{name} {found} is installed; the capture reads vLLM's internals and is proved with {VLLM_VERSION} only: "
             f"pip install {name}=={VLLM_VERSION}"
