@@ -55,7 +55,7 @@ test-vllm: setup-vllm ## the tests of the vLLM engine alone
 check: setup ## format, lint, types, and each distribution alone in an empty environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES) tests
+	$(BIN)/mypy $(PACKAGES) tests benchmarks
 	$(BIN)/python tests/isolation/check.py
 
 clean: ## remove what the commands made, runs excepted

@@ -45,7 +45,7 @@ class Layers(Mapping[tuple[str, int | None], NDArray[np.float32]]):
         rng = np.random.default_rng(0)
         self.groups = np.arange(n) // 2
         self.y = rng.permutation(self.groups.max() + 1)[self.groups] % 2
-        self.values = self.y + rng.normal(size=n)
+        self.graded = self.y + rng.normal(size=n)
 
     def __getitem__(self, key: tuple[str, int | None]) -> NDArray[np.float32]:
         rng = np.random.Generator(np.random.SFC64([self.sites.index(key[0]), key[1] or 0]))
@@ -103,8 +103,8 @@ def plain_fold(layers: Layers, y: NDArray[Any], estimator: Any, grid: dict[str, 
 def plain_ridge_cv(layers: Layers) -> Seconds:
     """Seconds of five folds of RidgeCV, which chooses alpha by leave-one-out and so ignores the groups."""
     X = layers["resid_post", 0].astype(np.float64)
-    splits = list(GroupKFold(FOLDS).split(X, layers.values, layers.groups))
-    return timed(lambda: cross_val_score(make_pipeline(StandardScaler(), RidgeCV(ALPHAS)), X, layers.values, cv=splits))
+    splits = list(GroupKFold(FOLDS).split(X, layers.graded, layers.groups))
+    return timed(lambda: cross_val_score(make_pipeline(StandardScaler(), RidgeCV(ALPHAS)), X, layers.graded, cv=splits))
 
 
 def speed(n: int, d: int, n_layers: int, scale_to: int) -> dict[str, Any]:
@@ -113,11 +113,11 @@ def speed(n: int, d: int, n_layers: int, scale_to: int) -> dict[str, Any]:
     per_layer = scale_to / n_layers
     ours = {
         "svm": engine(layers, layers.y, "svm", C=C).times(per_layer),
-        "ridge": engine(layers, layers.values, "ridge", alpha=ALPHAS).times(per_layer),
-        "permutations": engine(layers, layers.values, "ridge", alpha=ALPHAS, permutations=1000).times(per_layer),
+        "ridge": engine(layers, layers.graded, "ridge", alpha=ALPHAS).times(per_layer),
+        "permutations": engine(layers, layers.graded, "ridge", alpha=ALPHAS, permutations=1000).times(per_layer),
     }
     svm = plain_fold(layers, layers.y, SVC(kernel="linear"), {"C": C}, "balanced_accuracy")
-    ridge = plain_fold(layers, layers.values, Ridge(), {"alpha": ALPHAS}, "neg_mean_squared_error")
+    ridge = plain_fold(layers, layers.graded, Ridge(), {"alpha": ALPHAS}, "neg_mean_squared_error")
     plain = {
         "svm": svm.times(FOLDS * scale_to),
         "ridge": ridge.times(FOLDS * scale_to),
@@ -135,15 +135,15 @@ def speed(n: int, d: int, n_layers: int, scale_to: int) -> dict[str, Any]:
 
 def growth() -> dict[str, list[tuple[int, Seconds]]]:
     """Time sweeps of ridge with ten alphas at n = 600, d = 3072, over layers and over permutations."""
-    engine(Layers(600, 3072, 2), Layers(600, 3072, 2).values, "ridge", alpha=ALPHAS)  # warm
+    engine(Layers(600, 3072, 2), Layers(600, 3072, 2).graded, "ridge", alpha=ALPHAS)  # warm
     by_layers = [
-        (n_layers, engine(layers, layers.values, "ridge", alpha=ALPHAS))
+        (n_layers, engine(layers, layers.graded, "ridge", alpha=ALPHAS))
         for n_layers in (2, 4, 8, 16, 28, 56)
         for layers in [Layers(600, 3072, n_layers)]
     ]
     layers = Layers(600, 3072, 8)
     by_permutations = [
-        (n, engine(layers, layers.values, "ridge", alpha=ALPHAS, permutations=n))
+        (n, engine(layers, layers.graded, "ridge", alpha=ALPHAS, permutations=n))
         for n in (0, 100, 250, 500, 1000, 2000)
     ]
     return {"layers": by_layers, "permutations": by_permutations}

@@ -156,7 +156,7 @@ class Bench:
             self._post(self._lens, "hooks", list(sites))
             self._hooks = sites
 
-    def _post(self, server: Server, what: str, order: object) -> Any:  # noqa: ANN401 - what JSON gives
+    def _post(self, server: Server, what: str, order: object) -> Any:
         answer = httpx2.post(f"{server.url}/bench/{what}", json=order, timeout=600, trust_env=False)
         return answer.raise_for_status().json()
 

@@ -98,7 +98,7 @@ def provide(shape: str, folder: Path, device: str) -> Path:
     return path
 
 
-def _model(numbers: Mapping[str, Any], device: str) -> Any:  # noqa: ANN401 - transformers publishes no type
+def _model(numbers: Mapping[str, Any], device: str) -> Any:
     config = transformers.LlamaConfig(**numbers)
     with torch.device(device):
         build: Any = transformers.AutoModelForCausalLM.from_config
@@ -112,7 +112,7 @@ def _model(numbers: Mapping[str, Any], device: str) -> Any:  # noqa: ANN401 - tr
     return model
 
 
-def _tokenizer() -> Any:  # noqa: ANN401
+def _tokenizer() -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
