@@ -154,7 +154,18 @@ def table(variants: Sequence[Variant], rounds: Sequence[Sequence[Measurement]]) 
             *(f"{statistics.median(m.processor[part] / m.tokens * 1000 for m in mine):.3f}" for part in PARTS),
         ]
         lines.append(f"| {' | '.join([variant.name, *cells])} |")
-    return "\n".join([*lines, "", "core-s: seconds of processor time per 1,000 tokens of prompts."])
+    notes = ["core-s: seconds of processor time per 1,000 tokens of prompts.", *against_baseline(variants, by_name)]
+    return "\n".join([*lines, "", *notes])
+
+
+def against_baseline(variants: Sequence[Variant], by_name: Sequence[dict[str, Measurement]]) -> Iterator[str]:
+    """Yield how many times as fast as the baseline our delivery of the same rows is, round by round."""
+    for lens in (variant for variant in variants if variant.kind == "lens"):
+        for ours in (variant for variant in variants if variant.kind == "delivered" and variant.select == lens.select):
+            if tuple(ours.sites) == tuple(lens.sites):
+                times = [done[ours.name].rate / done[lens.name].rate for done in by_name]
+                median, low, high = statistics.median(times), min(times), max(times)
+                yield f"{ours.name} over {lens.name}: {median:.2f} ({low:.2f}-{high:.2f})"
 
 
 if __name__ == "__main__":
