@@ -131,12 +131,13 @@ class Staging:
         self._place = place
         self._dtype = dtype
         self._device = device
-        self.n_bytes = _step_bytes(columns, place, max_tokens, dtype)
-        """Bytes of each buffer."""
         on_gpu = device.type == "cuda"
-        host = torch.device("cpu")
-        self._host = [_Buffer(self.n_bytes, host, pinned=on_gpu) for _ in range(N_SLOTS)]
-        self._on_device = _Buffer(self.n_bytes, device, pinned=False) if on_gpu else None
+        n_bytes = _step_bytes(columns, place, max_tokens, dtype)
+        self._host = [_Buffer(n_bytes, torch.device("cpu"), pinned=on_gpu) for _ in range(N_SLOTS)]
+        # One for each slot here too: the rows of a step leave the device while the next step computes.
+        self._on_device = [_Buffer(n_bytes, device, pinned=False) for _ in range(N_SLOTS)] if on_gpu else self._host
+        self.device_bytes = N_SLOTS * n_bytes if on_gpu else 0
+        """Bytes set aside on the device."""
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._free = threading.Semaphore(N_SLOTS)
         self._next = 0
@@ -145,10 +146,7 @@ class Staging:
     def begin(self, plan: StepPlan) -> list[StagedGather]:
         """Lay out a step's buffers; waits while all slots are on their way."""
         self._free.acquire()
-        if self._stream is not None:
-            # The device's one buffer is written again: not before its rows of the last step have left it.
-            torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return self._lay_out(plan, self._on_device or self._host[self._next], self._indices)
+        return self._lay_out(plan, self._on_device[self._next], self._indices)
 
     def finish(self, plan: StepPlan, gathers: Sequence[StagedGather]) -> StagedStep:
         """Complete the means and send the rows on their way."""

@@ -59,7 +59,7 @@ class CaptureWorker:
         attach(runner.model, FAMILIES[settings["family"]], card.n_layers, recorder.on_states)
         on_forward_end(runner, recorder.on_forward_end)
         listen(runner, recorder)
-        return staging.n_bytes
+        return staging.device_bytes
 
     def find_place(self, server_host: int) -> Place:
         """Find out which ranks share a host with the server."""
