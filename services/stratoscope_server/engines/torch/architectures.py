@@ -1,6 +1,6 @@
 """Where each site is in each family of models: data, and the lookup in it.
 
-Written against the modelling files of transformers 5.23; `stratoscope_server.engines.torch.selfcheck` proves at start
+Written against the modelling files of transformers 5.23; `stratoscope_server.engines.selfcheck` proves at start
 that the version at hand still agrees.
 """
 
