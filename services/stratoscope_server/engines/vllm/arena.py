@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stratoscope_server.engines.vllm.layout import ALIGNMENT
+from stratoscope_server.engines.vllm.layout import ALIGNMENT, aligned
 
 # NaN in every type of the wire: a value that nobody wrote is then refused as not finite before it is sent.
 _UNWRITTEN = 0xFF
@@ -38,7 +38,7 @@ class Arena:
     """
 
     def __init__(self, n_bytes: int) -> None:
-        self.n_bytes = _aligned(n_bytes)
+        self.n_bytes = _region_size(n_bytes)
         self.fd = os.memfd_create("stratoscope", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.n_bytes)
         self._map = mmap.mmap(self.fd, self.n_bytes)
@@ -60,7 +60,7 @@ class Arena:
         ValueError
             If the arena is smaller than that.
         """
-        size = _aligned(n_bytes)
+        size = _region_size(n_bytes)
         if size > self.n_bytes:
             raise ValueError(f"{size} bytes were asked of an arena of {self.n_bytes}")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -115,5 +115,5 @@ class Arena:
             future.set_result(offset)
 
 
-def _aligned(n_bytes: int) -> int:
-    return max(1, -(-n_bytes // ALIGNMENT)) * ALIGNMENT
+def _region_size(n_bytes: int) -> int:
+    return max(ALIGNMENT, aligned(n_bytes))

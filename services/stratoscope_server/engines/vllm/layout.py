@@ -77,6 +77,11 @@ class Run:
         return 0, self.width
 
 
+def aligned(n_bytes: int) -> int:
+    """Return the next multiple of `ALIGNMENT`."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
 def split_runs(columns: Sequence[Column]) -> tuple[Run, ...]:
     """Split a capture's columns into runs."""
     return tuple(_split(columns))
@@ -87,7 +92,7 @@ def column_offsets(columns: Sequence[Column], n_rows: int, value_bytes: int) -> 
     offsets = [0]
     for column in columns:
         size = n_rows * column.width * value_bytes
-        offsets.append(offsets[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
+        offsets.append(offsets[-1] + aligned(size))
     return offsets
 
 

@@ -110,8 +110,9 @@ class Recorder:
     def on_ended(self, request_ids: Sequence[str]) -> None:
         """Let go of requests that ended; see `StepListener`."""
         serials = [serial for serial in map(serial_of, request_ids) if serial >= 0]
-        for request_id, serial in zip(request_ids, map(serial_of, request_ids), strict=True):
+        for request_id in request_ids:
             self._followed.pop(request_id, None)
+        for serial in serials:
             self._staging.forget(serial)
         if serials and self._courier is not None:
             # Behind every row of theirs that is still on its way.

@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from stratoscope_server.engines.vllm.layout import Place, Run, split_runs
+from stratoscope_server.engines.vllm.layout import Place, Run, aligned, split_runs
 from stratoscope_server.engines.vllm.step import Gather, LongArray, StepPlan
 from stratoscope_wire import Column
 
@@ -103,7 +103,7 @@ class _Buffer:
         """Return uninitialised memory as a tensor."""
         size = shape[0] * shape[1] * shape[2] * dtype.itemsize
         tensor = self._memory[self._used : self._used + size].view(dtype).view(shape)
-        self._used += _aligned(size)
+        self._used += aligned(size)
         return tensor
 
 
@@ -181,7 +181,7 @@ class Staging:
         shapes = [(gather, self._run_shapes(gather)) for gather in plan.gathers]
         buffer.reset(
             sum(
-                _aligned(n * s * w * self._dtype.itemsize) + _aligned(n * p * w * 4)
+                aligned(n * s * w * self._dtype.itemsize) + aligned(n * p * w * 4)
                 for _, found in shapes
                 for _, _, (n, s, p, w) in found
             )
@@ -242,8 +242,4 @@ def _step_bytes(columns: Sequence[Column], place: Place, max_tokens: int, dtype:
     widths: Mapping[Run, int] = {run: len(run.owned(place, 0)) * run.slice(place)[1] for run in split_runs(columns)}
     # Each rotation may give one column more of each run to this worker.
     spare = sum(run.slice(place)[1] for run in widths)
-    return _aligned(max_tokens * (sum(widths.values()) + spare) * dtype.itemsize)
-
-
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // 64) * 64
+    return aligned(max_tokens * (sum(widths.values()) + spare) * dtype.itemsize)

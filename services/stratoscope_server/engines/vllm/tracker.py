@@ -8,12 +8,9 @@ that leaves out a position that is wanted.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from stratoscope_server.engines.protocol import IntArray
 from stratoscope_server.engines.vllm.ticket import Ticket, unpack_ints
-
-LongArray = npt.NDArray[np.int64]
 
 
 class HoleError(Exception):
