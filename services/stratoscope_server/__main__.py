@@ -64,8 +64,13 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
     """Return a function that builds the engine; only it imports what the engine needs."""
     if settings.engine == "synthetic":
         from stratoscope_server.engines import synthetic
+        from stratoscope_server.engines.plants import Plants
 
-        return lambda: synthetic.load_engine(settings.max_batch_tokens)
+        try:
+            plants = None if settings.plants is None else Plants.read(settings.plants)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        return lambda: synthetic.load_engine(settings.max_batch_tokens, plants)
     try:
         if settings.engine == "vllm":
             return _vllm_loader(settings)
@@ -82,6 +87,7 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
         device=settings.device,
         max_batch_tokens=settings.max_batch_tokens,
         cache_dir=settings.cache_dir,
+        random_weights=settings.random_weights,
     )
 
 

@@ -41,6 +41,12 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a key is required")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0: a free one")
     api_key_file: Path | None = Field(None, description="file of accepted API keys, one per line")
+    random_weights: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="torch: serve an untrained twin of the model, its weights drawn with this seed"
+    )
+    plants: Path | None = Field(
+        None, description="synthetic: a JSON file of facts to plant, see docs/your-own-study.md"
+    )
     max_batch_tokens: Positive | None = Field(None, description="tokens per forward pass; none: torch 1024, vllm 2048")
     tensor_parallel_size: Positive = Field(1, description="vllm: GPUs that share each layer")
     executor: Literal["mp", "ray"] = Field("mp", description="vllm: mp on one host, ray over several")
@@ -62,6 +68,14 @@ class Settings(BaseModel):
     def _beyond_loopback_needs_a_key(self) -> Self:
         if not _is_loopback(self.host) and self.api_key_file is None:
             raise ValueError(f"host {self.host} can be reached from other machines: give --api-key-file as well")
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_engine(self) -> Self:
+        for name, engine in (("random_weights", "torch"), ("plants", "synthetic")):
+            if getattr(self, name) is not None and self.engine != engine:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is of the engine {engine}, not of {self.engine}: leave it out")
         return self
 
     @classmethod

@@ -35,6 +35,8 @@ def test_settings_cannot_be_changed() -> None:
         ([], {"STRATOSCOPE_PORT": "eighty"}, "STRATOSCOPE_PORT.*valid integer"),
         (["--engine", "vlm"], {}, "invalid choice: 'vlm'"),
         (["--mod", "x"], {}, "unknown argument --mod"),
+        (["--engine", "vllm", "--random-weights", "1"], {}, "--random-weights is of the engine torch, not of vllm"),
+        (["--plants", "facts.json"], {}, "--plants is of the engine synthetic, not of torch"),
         (["--host", "0.0.0.0"], {}, "can be reached from other machines: give --api-key-file"),
     ],
 )
@@ -49,6 +51,14 @@ def test_the_clients_own_variables_are_no_error() -> None:
 
 def test_every_limit_is_a_setting() -> None:
     assert set(Limits.model_fields) <= set(Settings.model_fields)
+
+
+def test_a_file_of_plants_that_cannot_be_used_stops_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "plants.json"
+    path.write_text("{}[", encoding="utf-8")
+    ended = run_server("--engine", "synthetic", "--plants", str(path))
+    assert ended.returncode == 2
+    assert str(path) in ended.stderr
 
 
 @pytest.mark.parametrize("content", ["", "# only a remark\n", "short\n"])

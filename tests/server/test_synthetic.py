@@ -1,6 +1,9 @@
+import json
 import math
 import struct
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,12 +11,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from stratoscope_server.engines import synthetic
+from stratoscope_server.engines.plants import Plants
 from stratoscope_server.engines.protocol import EngineError, Prompt
 from stratoscope_server.selection import select_rows
 from stratoscope_wire import Column
 from stratoscope_wire.sites import SITES
 
 CARD = synthetic.SyntheticRunner().card
+TEXTS = [f"object {number}" for number in range(200)]
 
 
 def column(site: str, layer: int | None) -> Column:
@@ -111,3 +116,52 @@ def test_float16_is_refused_where_a_value_would_overflow() -> None:
     with pytest.raises(EngineError, match="embed overflows float16") as caught:
         synthetic.to_wire(fits * 2, column("embed", None), "float16")
     assert caught.value.status == 422
+
+
+def planted(path: Path, **changes: Any) -> Plants:
+    rng = np.random.default_rng(3)
+    values = {text: float(value) for text, value in zip(TEXTS, rng.choice([-1.0, 1.0], len(TEXTS)), strict=True)}
+    gains = {"attn_out": [0.0] * 6 + [0.5] + [0.0] * 3}
+    content = {"n_layers": 10, "facts": [{"name": "heavy", "values": values, "gains": gains}], **changes}
+    path.write_text(json.dumps(content))
+    return Plants.read(path)
+
+
+def read_fact(plants: Plants, site: str, layer: int) -> float:
+    runner = synthetic.SyntheticRunner(plants)
+    ids = [runner.tokenizer.encode(text, add_special_tokens=True).token_ids for text in TEXTS]
+    rows = [select_rows(["last"], len(one), {}, np.zeros((len(one), 2), np.int32)) for one in ids]
+    given = [Prompt(text, one, row) for text, one, row in zip(TEXTS, ids, rows, strict=True)]
+    X = runner.run(given, runner.card.columns([site], [layer]), "float32").values[0]
+    y = [plants.facts[0].values[text] > 0 for text in TEXTS]
+    return float(cross_val_score(LogisticRegression(max_iter=1000), X, y, cv=5).mean())
+
+
+def test_a_fact_planted_from_a_file_is_read_at_its_site_and_layer_alone(tmp_path: Path) -> None:
+    plants = planted(tmp_path / "plants.json")
+    assert synthetic.SyntheticRunner(plants).card.n_layers == 10
+    assert read_fact(plants, "attn_out", 6) > 0.9
+    assert abs(read_fact(plants, "attn_out", 5) - 0.5) < 0.12
+    assert abs(read_fact(plants, "mlp_out", 6) - 0.5) < 0.12
+
+
+def test_models_with_other_plants_are_other_models(tmp_path: Path) -> None:
+    one, other = planted(tmp_path / "a.json"), planted(tmp_path / "b.json", facts=[])
+    prints = {synthetic.SyntheticRunner(plants).card.fingerprint for plants in (one, other, None)}
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"facts": [{"name": "x", "values": {}, "gains": {"attn_out": [1.0]}}]}, "1 gains for 10 layers"),
+        ({"facts": [{"name": "x", "values": {}, "gains": {"embed": [1.0] * 10}}]}, "no site with layers"),
+        ({"layers": 3}, "Extra inputs"),
+        ({"n_layers": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_plants_that_cannot_be_used_are_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        planted(tmp_path / "plants.json", **changes)
+    with pytest.raises(ValueError, match="No such file"):
+        Plants.read(tmp_path / "nowhere.json")

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, NoReturn, TextIO
 import typer
 
 from stratoscope import __version__
-from stratoscope.cli import exits, words
+from stratoscope.cli import exits, study, words
 from stratoscope.client import Client
 from stratoscope.errors import StratoscopeError
 
@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(study.app)
 
 Server = Annotated[
     str | None, typer.Option(metavar="URL", help="Address of the server [STRATOSCOPE_BASE_URL, or 127.0.0.1:8000].")

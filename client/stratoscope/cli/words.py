@@ -1,7 +1,8 @@
 """From words to arguments and from results to words: what the commands read and print."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
@@ -10,6 +11,10 @@ from stratoscope.experiments import EXPERIMENTS, load_experiment
 from stratoscope.planning import CollectionPlan
 from stratoscope.stimuli import StimulusTable, load_stimuli
 from stratoscope_wire import Limits, ModelCard
+
+if TYPE_CHECKING:
+    from stratoscope.study.config import Study
+    from stratoscope.study.planning import StudyPlan
 
 MAIN_METRICS: Final = {"balanced_accuracy": "balanced accuracy", "r2": "R2"}
 """The metric that is shown for each kind of probe."""
@@ -105,6 +110,73 @@ def peaks_table(peaks: pl.DataFrame) -> str:
             f"{interval:16}  {row['shuffled_mean']:>8.3f}  {text:>6}  {p:>6}".rstrip()
         )
     return "\n".join(lines)
+
+
+def shown_study(study: "Study", stimuli: Mapping[str, pl.DataFrame]) -> str:
+    """Show the experiments of a study, with examples of their texts."""
+    lines = [f"{study.study} {study.version}: {study.title}", "", study.about.strip()]
+    for experiment in study.experiments:
+        frame = stimuli[experiment.name]
+        targets = ", ".join(target.title + (" (control)" if target.control else "") for target in experiment.targets)
+        groups = frame[experiment.group].n_unique()
+        lines += [
+            "",
+            f"{experiment.name} [{experiment.level}]: {frame.height} texts in {groups} groups",
+            f"  asks      {experiment.question}",
+            f"  control   {experiment.control}",
+            f"  targets   {targets}",
+            *(f"  text      {shortened(text)}" for text in frame["text"][:2]),
+        ]
+    return "\n".join(lines)
+
+
+def planned_study(plan: "StudyPlan") -> str:
+    """Say what a study would take."""
+    width = max(len(one.name) for one in plan.experiments)
+    head = f"{'experiment':{width}}  stimuli  groups  analyses        fits       time"
+    lines = [head, "-" * len(head)]
+    lines += [
+        f"{one.name:{width}}  {one.n_stimuli:>7,}  {one.n_groups:>6,}  {one.n_analyses:>8}  {one.n_fits:>10,}  "
+        f"{duration(one.fit_seconds):>9}"
+        for one in plan.experiments
+    ]
+    n_bytes = sum(one.wire_bytes for one in plan.collections)
+    on_disk = sum(one.disk_bytes for one in plan.collections)
+    seconds = plan.collect_seconds
+    lines += [
+        "",
+        f"collect   {sum(one.n_stimuli for one in plan.collections):,} texts, {plan.n_tokens:,} tokens, "
+        f"{size(n_bytes)} on the wire, at most {size(on_disk)} on disk",
+        "          "
+        + (
+            "not rehearsed"
+            if seconds is None
+            else f"about {duration(seconds)} at the speed of a few of them, just read"
+        ),
+        f"fit       {sum(one.n_fits for one in plan.experiments):,} fits, about {duration(plan.fit_seconds)} on "
+        "this machine",
+    ]
+    return "\n".join(lines)
+
+
+def told_claims(claims: pl.DataFrame) -> str:
+    """Say what became of every claim."""
+    if claims.is_empty():
+        return "the study makes no claims"
+    width = max(len(verdict) for verdict in claims["verdict"])
+    return "\n".join(f"{row['verdict']:{width}}  {row['claim']}" for row in claims.iter_rows(named=True))
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """Cut a text for one line."""
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
+def duration(seconds: float) -> str:
+    """Write a time for a person."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def size(n_bytes: int) -> str:

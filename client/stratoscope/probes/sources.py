@@ -66,14 +66,23 @@ def read_source(
 
 
 class ChosenColumns(Mapping[Any, Any]):
-    """A view of some rows of some sites, one column at a time."""
+    """A view of some rows of some sites, one column at a time.
+
+    Parameters
+    ----------
+    columns : mapping of (site, layer) to arrays
+    rows : int array of shape (n_chosen,), in any order; None for all as they are
+    sites : sequence of str
+    """
 
     def __init__(self, columns: Mapping[Any, Any], rows: NDArray[np.integer[Any]] | None, sites: Sequence[str]) -> None:
         self._columns, self._rows, self._sites = columns, rows, sites
 
     def __getitem__(self, key: Any) -> Any:
         values = self._columns[key]
-        return values if self._rows is None or len(self._rows) == len(values) else values[self._rows]
+        if self._rows is None or np.array_equal(self._rows, np.arange(len(values))):
+            return values
+        return values[self._rows]
 
     def __iter__(self) -> Iterator[Any]:
         return (key for key in self._columns if key[0] in self._sites)

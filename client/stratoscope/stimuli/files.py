@@ -14,6 +14,9 @@ from stratoscope.stimuli.fields import typed_cells
 from stratoscope.stimuli.spans import PREFIX
 from stratoscope.stimuli.table import StimulusTable
 
+Table = tuple[list[dict[str, Any]], list[str]]
+"""Rows, and where each was found."""
+
 MARKS_OF_OTHER_ENCODINGS: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -31,6 +34,22 @@ def load_stimuli(path: str | Path) -> StimulusTable:
         Naming file, row and column.
     """
     path = Path(path)
+    return StimulusTable.from_rows(*read_rows(path), path.name)
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the rows of a table, whatever its columns; numbers and booleans of text files are recognised.
+
+    Returns
+    -------
+    rows, places
+        One mapping of column names to cells per row, all with the same names; and where each was found.
+
+    Raises
+    ------
+    StimulusError
+        Naming file, row and column.
+    """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise StimulusError(f"{path}: unknown suffix {path.suffix!r}; stimulus files are {', '.join(READERS)}")
@@ -39,15 +58,15 @@ def load_stimuli(path: str | Path) -> StimulusTable:
     return reader(path)
 
 
-def _read_csv(path: Path) -> StimulusTable:
+def _read_csv(path: Path) -> Table:
     return _read_cells(path, ",")
 
 
-def _read_tsv(path: Path) -> StimulusTable:
+def _read_tsv(path: Path) -> Table:
     return _read_cells(path, "\t")
 
 
-def _read_cells(path: Path, delimiter: str) -> StimulusTable:
+def _read_cells(path: Path, delimiter: str) -> Table:
     # Not polars: it fills short rows with nulls and renames duplicate columns, both silently.
     reader = csv.reader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
     rows: list[list[str | None]] = []
@@ -67,15 +86,14 @@ def _read_cells(path: Path, delimiter: str) -> StimulusTable:
         fix = "; use JSONL or Parquet for very long texts" if "limit" in str(error) else ""
         raise StimulusError(f"{path.name}, line {reader.line_num}: {error}{fix}") from None
     columns = {name: _typed(name, [row[index] for row in rows]) for index, name in enumerate(names)}
-    records = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    return StimulusTable.from_rows(records, places, path.name)
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)], places
 
 
 def _typed(name: str, cells: list[str | None]) -> list[Any]:
     return cells if name in ("id", "text") or name.startswith(PREFIX) else typed_cells(cells)
 
 
-def _read_jsonl(path: Path) -> StimulusTable:
+def _read_jsonl(path: Path) -> Table:
     records: list[dict[str, Any]] = []
     places: list[str] = []
     for number, line in enumerate(_decoded(path).split("\n"), start=1):
@@ -85,7 +103,7 @@ def _read_jsonl(path: Path) -> StimulusTable:
     names = list(dict.fromkeys(name for record in records for name in record))
     if names:
         _check_names(names, path)
-    return StimulusTable.from_rows([{name: r.get(name) for name in names} for r in records], places, path.name)
+    return [{name: r.get(name) for name in names} for r in records], places
 
 
 def _record(line: str, place: str) -> dict[str, Any]:
@@ -105,12 +123,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _read_parquet(path: Path) -> StimulusTable:
+def _read_parquet(path: Path) -> Table:
     try:
         frame = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StimulusError(f"{path.name} is not a readable Parquet file: {error}") from None
-    return StimulusTable.from_frame(frame, path.name)
+    rows = frame.to_dicts()
+    return rows, [f"row {number}" for number in range(1, len(rows) + 1)]
 
 
 def _decoded(path: Path) -> str:
@@ -136,7 +155,7 @@ def _check_names(names: list[str], path: Path) -> None:
             raise StimulusError(f"{path.name}: the column {name!r} occurs more than once")
 
 
-READERS: Final[Mapping[str, Callable[[Path], StimulusTable]]] = {
+READERS: Final[Mapping[str, Callable[[Path], Table]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from stratoscope.errors import InvalidRequestError, RunError, RunIncompleteError, ShardDamagedError
+from stratoscope.errors import InvalidRequestError, RunIncompleteError, RunNotFoundError, ShardDamagedError
 from stratoscope.rows import IntArray, RowIndex
 from stratoscope.stimuli.fields import field_series
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord
@@ -73,7 +73,7 @@ class Run:
         finally:
             ledger.close()
         if measurement is None:
-            raise RunError(f"the run {path} was never begun; collect into it first")
+            raise RunNotFoundError(f"the run {path} was never begun; collect into it first")
         faults = shard_faults(path, shards)
         if faults:
             raise ShardDamagedError(f"the run {path} is damaged: {'; '.join(faults)}. Restore it from a copy")

@@ -9,6 +9,9 @@ two binary facts are written along fixed directions with a gain that depends on 
 
 So a probe of the item fact must peak at layer 3 and one of the context fact at layer 8, at every site of a layer, and
 neither can be read from ``embed`` (item gain 0.02) beyond what the noise allows.
+
+Other facts, of given texts at given layers, can be planted from a file (`plants`): so a whole study can be run against
+a known truth.
 """
 
 import re
@@ -20,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stratoscope_server.engines.batched import BatchedEngine
+from stratoscope_server.engines.plants import Plants, direction
 from stratoscope_server.engines.protocol import Encoded, EngineError, Prompt
 from stratoscope_server.selection import row_keys
 from stratoscope_wire import Block, Column, Message, ModelCard, __version__
@@ -71,19 +75,30 @@ class SyntheticTokenizer:
 
 
 class SyntheticRunner:
-    """Computes batches; see the module's text."""
+    """Computes batches; see the module's text.
+
+    Parameters
+    ----------
+    plants
+        Facts beside those that are always there, and the number of layers.
+    """
 
     tokenizer = SyntheticTokenizer()
+
+    def __init__(self, plants: Plants | None = None) -> None:
+        self._plants = plants or Plants(n_layers=N_LAYERS)
+        self._planted = _find_planted(self._plants, self.tokenizer)
 
     @property
     def card(self) -> ModelCard:
         """A card like that of a small Llama."""
+        n_layers = self._plants.n_layers
         return ModelCard(
             model="synthetic",
-            revision="1",
+            revision=self._plants.revision,
             architecture="synthetic",
             dtype="float32",
-            n_layers=N_LAYERS,
+            n_layers=n_layers,
             d_model=D_MODEL,
             n_heads=N_HEADS,
             d_head=D_HEAD,
@@ -92,24 +107,51 @@ class SyntheticRunner:
             tokenizer_hash="crc32-words-1",
             engine="synthetic",
             versions={"stratoscope-server": __version__},
-            sites=site_cards(N_LAYERS, D_MODEL, N_HEADS * D_HEAD),
+            sites=site_cards(n_layers, D_MODEL, N_HEADS * D_HEAD),
         ).signed()
 
     def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
         """Compute the rows of all prompts; see `Runner.run`."""
+        hashes = [_prefix_hash(np.asarray(prompt.token_ids, np.uint64)) for prompt in prompts]
         values = [
-            to_wire(np.concatenate([_prompt_rows(prompt, column) for prompt in prompts]), column, dtype)
+            to_wire(
+                np.concatenate([self._rows(*one, column) for one in zip(prompts, hashes, strict=True)]), column, dtype
+            )
             for column in columns
         ]
         return Block(*row_keys(prompts), values)
 
+    def _rows(self, prompt: Prompt, hashes: Words, column: Column) -> Floats:
+        states = activations(prompt.token_ids, column, hashes)
+        for number, value in self._planted.get(np.asarray(prompt.token_ids, np.int32).tobytes(), ()):
+            fact = self._plants.facts[number]
+            gain = (
+                fact.gains[column.site][column.layer] if column.layer is not None and column.site in fact.gains else 0
+            )
+            states[-1] += np.asarray(value * gain * direction(fact.name, column.width), np.float32)
+        parts = [
+            states[spec.positions].mean(axis=0, keepdims=True) if spec.pooled else states[spec.positions]
+            for spec in prompt.rows
+        ]
+        return np.concatenate(parts)
 
-def load_engine(max_batch_tokens: int | None = None) -> BatchedEngine:
+
+def load_engine(max_batch_tokens: int | None = None, plants: Plants | None = None) -> BatchedEngine:
     """Return the synthetic engine."""
-    return BatchedEngine(SyntheticRunner(), max_batch_tokens)
+    return BatchedEngine(SyntheticRunner(plants), max_batch_tokens)
 
 
-def activations(token_ids: npt.ArrayLike, column: Column) -> Floats:
+def _find_planted(plants: Plants, tokenizer: SyntheticTokenizer) -> dict[bytes, list[tuple[int, float]]]:
+    """Numbers and values of the facts of every text, by the bytes of its token ids."""
+    found: dict[bytes, list[tuple[int, float]]] = {}
+    for number, fact in enumerate(plants.facts):
+        for text, value in fact.values.items():
+            ids = tokenizer.encode(text, add_special_tokens=True).token_ids
+            found.setdefault(ids.tobytes(), []).append((number, value))
+    return found
+
+
+def activations(token_ids: npt.ArrayLike, column: Column, hashes: Words | None = None) -> Floats:
     """Compute one column for one prompt.
 
     Parameters
@@ -117,6 +159,8 @@ def activations(token_ids: npt.ArrayLike, column: Column) -> Floats:
     token_ids : int array of shape (n_tokens,)
     column
         The site and layer.
+    hashes : uint64 array of shape (n_tokens,)
+        Of every prefix, where they are known; the same for all columns.
 
     Returns
     -------
@@ -125,7 +169,8 @@ def activations(token_ids: npt.ArrayLike, column: Column) -> Floats:
     ids = np.asarray(token_ids, np.uint64)
     salt = _mix(np.uint64(SITES.index(column.site) * 1000 + (column.layer or 0)))
     dimensions = _mix(np.arange(column.width, dtype=np.uint64) + salt)
-    noise = _uniform(_mix(_prefix_hash(ids)[:, None] ^ dimensions[None, :]))
+    prefixes = _prefix_hash(ids) if hashes is None else hashes
+    noise = _uniform(_mix(prefixes[:, None] ^ dimensions[None, :]))
     directions = _uniform(_mix(np.arange(2 * column.width, dtype=np.uint64) + np.uint64(17))).reshape(2, -1)
     facts = np.stack([token_bit(ids), context_bit(ids)], axis=1) * 2.0 - 1.0
     gains = [_gain(column.layer, ITEM_LAYER), _gain(column.layer, CONTEXT_LAYER)]
@@ -151,15 +196,6 @@ def to_wire(values: Floats, column: Column, dtype: Dtype) -> Values:
             )
         return values.astype(np.float16)
     return values
-
-
-def _prompt_rows(prompt: Prompt, column: Column) -> Floats:
-    states = activations(prompt.token_ids, column)
-    parts = [
-        states[spec.positions].mean(axis=0, keepdims=True) if spec.pooled else states[spec.positions]
-        for spec in prompt.rows
-    ]
-    return np.concatenate(parts)
 
 
 def _gain(layer: int | None, peak: int) -> float:

@@ -1,5 +1,6 @@
 """From a model's name to an engine that serves it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,11 +18,17 @@ from stratoscope_server.engines.torch.runner import TorchRunner
 from stratoscope_wire.sites import SITES
 
 
-def load_runner(model: str, *, revision: str | None, dtype: str, device: str, cache_dir: Path) -> TorchRunner:
+def load_runner(
+    model: str, *, revision: str | None, dtype: str, device: str, cache_dir: Path, random_weights: int | None = None
+) -> TorchRunner:
     """Load a model and check that its sites are where they should be; see `load_engine`."""
     source = resolve_source(model, revision, cache_dir, supported=FAMILIES)
     tokenizer = FastTokenizer(source.folder)
-    loaded = load_model(source, dtype=dtype, device=device)
+    loaded = load_model(source, dtype=dtype, device=device, random_weights=random_weights)
+    if random_weights is not None:
+        # Named apart everywhere, so that nobody takes the numbers of a twin for those of the model.
+        drawn = f"random weights, seed {random_weights}, of {source.revision}"
+        source = replace(source, name=f"{source.name}-random-{random_weights}", revision=drawn)
     where = loaded.device
     card = build_card(
         source,
@@ -48,6 +55,7 @@ def load_engine(
     device: str,
     cache_dir: Path,
     max_batch_tokens: int | None = None,
+    random_weights: int | None = None,
 ) -> BatchedEngine:
     """Load a model and return the engine that serves it.
 
@@ -65,13 +73,17 @@ def load_engine(
         Padded tokens per batch, at most; ``None`` for the default.
     cache_dir
         Where the converted embedded model is kept.
+    random_weights
+        Seed of an untrained twin: the same architecture and tokenizer with weights drawn at random.
 
     Raises
     ------
     ModelRefusedError
         If the model cannot be served, or not correctly.
     """
-    runner = load_runner(model, revision=revision, dtype=dtype, device=device, cache_dir=cache_dir)
+    runner = load_runner(
+        model, revision=revision, dtype=dtype, device=device, cache_dir=cache_dir, random_weights=random_weights
+    )
     return BatchedEngine(runner, max_batch_tokens)
 
 

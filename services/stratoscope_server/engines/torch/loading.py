@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from stratoscope_server.engines.pretrained.checkpoint import check_config
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
@@ -52,7 +52,7 @@ class LoadedModel:
         return weight.device
 
 
-def load_model(source: Source, *, dtype: str, device: str) -> LoadedModel:
+def load_model(source: Source, *, dtype: str, device: str, random_weights: int | None = None) -> LoadedModel:
     """Load the language model of a checkpoint.
 
     Parameters
@@ -63,6 +63,8 @@ def load_model(source: Source, *, dtype: str, device: str) -> LoadedModel:
         ``float32``, ``bfloat16``, or ``auto`` for the checkpoint's.
     device
         ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one.
+    random_weights
+        Seed of weights drawn as before any training, instead of the checkpoint's.
 
     Raises
     ------
@@ -73,6 +75,8 @@ def load_model(source: Source, *, dtype: str, device: str) -> LoadedModel:
         raise ModelRefusedError(f"dtype {dtype!r} is not one of {', '.join(get_args(ComputeDtype))}")
     target = find_device(device)
     family = FAMILIES[check_config(source.folder / "config.json", FAMILIES)["model_type"]]
+    if random_weights is not None:
+        return _untrained(source, family, dtype=dtype, device=target, seed=random_weights)
     with quiet_transformers():
         model, info = AutoModel.from_pretrained(
             source.folder,
@@ -86,6 +90,20 @@ def load_model(source: Source, *, dtype: str, device: str) -> LoadedModel:
         )
     _check_weights(source, info)
     module = model.get_submodule(family.language_model).eval()
+    return LoadedModel(module, family, _computed_dtype(source, module))
+
+
+def _untrained(source: Source, family: Family, *, dtype: str, device: torch.device, seed: int) -> LoadedModel:
+    """Draw weights as the architecture's training would have begun with; the checkpoint's are not read."""
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    chosen = config.get_text_config().dtype if dtype == "auto" else getattr(torch, dtype)
+    with quiet_transformers(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # Drawn in float32 on the CPU, so that the type and the device do not change what is drawn.
+        model = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=torch.float32, attn_implementation=family.attention
+        )
+    module = model.get_submodule(family.language_model).eval().to(device=device, dtype=chosen)
     return LoadedModel(module, family, _computed_dtype(source, module))
 
 
