@@ -122,8 +122,8 @@ def shown_study(study: "Study", stimuli: Mapping[str, pl.DataFrame]) -> str:
         lines += [
             "",
             f"{experiment.name} [{experiment.level}]: {frame.height} texts in {groups} groups",
-            f"  asks      {experiment.question}",
-            f"  control   {experiment.control}",
+            f"  asks      {experiment.question.strip()}",
+            f"  control   {experiment.control.strip()}",
             f"  targets   {targets}",
             *(f"  text      {shortened(text)}" for text in frame["text"][:2]),
         ]

@@ -163,10 +163,12 @@ def fit_once(
         Of `stratoscope.probes.sweep`.
     """
     rows = fit.rows
+    # What belongs to no type is a type of its own group.
+    type_of = None if types is None else rows[types].cast(pl.String).fill_null(fit.groups).to_list()
     spec = {
         "fingerprint": fingerprint, "columns": [list(key) for key in columns], "ids": rows[ID].to_list(),
         "labels": rows[fit.target.label].to_list(), "groups": fit.groups.to_list(), "target": fit.target.title,
-        "types": None if types is None else rows[types].to_list(),
+        "types": type_of,
         "surface": rows.select(fit.experiment.surface).rows() if next(iter(columns))[0] == "surface" else None,
         "settings": settings, "versions": versions(),
     }  # fmt: skip
@@ -179,7 +181,7 @@ def fit_once(
         result = sweep(
             columns, rows[fit.target.label].to_numpy(), groups=fit.groups.to_numpy(), ids=rows[ID].to_list(),
             texts=rows["text"].to_list(), target=fit.target.title,
-            types=None if types is None else rows[types].to_numpy(), checkpoint=folder / "checkpoints",
+            types=type_of, checkpoint=folder / "checkpoints",
             progress=tick, say=lambda _: None, n_jobs=-1, **settings,
         )  # fmt: skip
     save(result, folder)

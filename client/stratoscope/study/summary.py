@@ -98,8 +98,8 @@ def tokens_table(workspace: Workspace, fits: list[Fit]) -> pl.DataFrame:
 def _described(study: Study, name: str) -> dict[str, Any]:
     experiment = study.experiment(name)
     return {
-        "name": name, "title": experiment.title, "level": experiment.level, "question": experiment.question,
-        "control": experiment.control, "targets": [target.title for target in experiment.targets],
+        "name": name, "title": experiment.title, "level": experiment.level, "question": experiment.question.strip(),
+        "control": experiment.control.strip(), "targets": [target.title for target in experiment.targets],
         "controls": [target.title for target in experiment.targets if target.control],
     }  # fmt: skip
 
