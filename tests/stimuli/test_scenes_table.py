@@ -43,6 +43,11 @@ LIGHT = words_in(
     came come went gone lay stood put set made gave given took taken kept held asked had"""
 )
 
+# Words that would tell by themselves that something threatens to go wrong.
+ALARMS = words_in(
+    "danger dangerous fear afraid anxious nervous worried threat alarm panic scream suddenly emergency risk"
+)
+
 # Column names of the nouns of the sets that are looked for behind filler.
 NOUNS = {"item.csv": ["object"], "relation.csv": ["first", "second"], "analogy.csv": ["a", "b", "c", "d"]}
 
@@ -122,6 +127,11 @@ def test_sentences_of_one_slot_have_the_same_number_of_words() -> None:
 def test_no_sentence_points_to_another_one() -> None:
     for sentence in SCENES["sentence"]:
         assert not POINTERS & set(words(sentence)), sentence
+
+
+def test_no_single_word_raises_an_alarm() -> None:
+    for sentence in SCENES["sentence"]:
+        assert not ALARMS & set(words(sentence)), sentence
 
 
 def test_no_content_word_ties_two_sentences_of_a_scene() -> None:
