@@ -48,6 +48,8 @@ def checked_pairs(pairs: pl.DataFrame, *, articles: Collection[str]) -> pl.DataF
         )
     words = [*needed, *(name for name in OPTIONAL if name in pairs.columns)]
     rows = pairs.to_dicts()
+    if not rows:
+        raise StimulusError("the table of pairs has no rows")
     for number, row in enumerate(rows, start=1):
         _check_row(row, words, f"pair {number} ({row['first']}, {row['second']})")
     _check_nouns(rows)
@@ -60,6 +62,8 @@ def _check_row(row: Mapping[str, Any], words: list[str], name: str) -> None:
         value = row[column]
         if not isinstance(value, str) or not value or value != value.strip():
             raise StimulusError(f"{name}: {column} is {value!r}; write words without blanks around them")
+    if not isinstance(row.get(CONFUSABLE), str | None):
+        raise StimulusError(f"{name}: {CONFUSABLE} is {row[CONFUSABLE]!r}; write names of relations, or nothing")
     strength = row.get(STRENGTH, 1)
     is_number = isinstance(strength, int | float) and not isinstance(strength, bool)
     if not is_number or not 0 < strength < np.inf:
