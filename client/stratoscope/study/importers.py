@@ -1,12 +1,14 @@
 """Related pairs from files of others: BATS, the relations of LRE, SemEval-2012 task 2, and any CSV.
 
-None of them comes with Stratoscope. Every reader gives a frame with ``relation``, ``first`` and ``second``, in the order
-of the files' names and lines, and changes nothing of the words but what it says. Nouns recur in these sets; the designs of
-pairs want every noun in one pair, which `stratoscope.study.designs.pair_tables.disjoint` sees to.
+None of them comes with Stratoscope. Every reader gives a frame with ``relation``, ``first`` and ``second``, in the
+order of the files' names and lines, and changes nothing of the words but what it says. Nouns recur in these sets; the
+designs of pairs want every noun in one pair, which `stratoscope.study.designs.pair_tables.disjoint` sees to.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import Any, Final
 import polars as pl
 
 from stratoscope.errors import StimulusError
-from stratoscope.stimuli.files import read_rows
+from stratoscope.stimuli.fields import typed_cells
 
 BATS_NAME: Final = re.compile(r"[IDEL][0-9]{2} \[.+\]\.txt")
 SEMEVAL_NAME: Final = re.compile(r"(GoldRatings|Phase2AnswersScaled)-([0-9]{1,2}[a-z])\.txt")
@@ -92,8 +94,8 @@ def read_semeval2012(folder: str | Path) -> pl.DataFrame:
     """Read the rated pairs of SemEval-2012 task 2 (Jurgens, Mohammad, Turney & Holyoak 2012).
 
     A line holds a rating and a pair, ``54.0 "flower:tulip"``; lines that begin with ``#`` are comments. The rating says
-    how typical the pair is of the relation: by MaxDiff, from -100 (always chosen as least typical) to 100. The designs of
-    pairs want strengths above 0; shift them first, for example by ``(pl.col("strength") + 101) / 201``.
+    how typical the pair is of the relation: by MaxDiff, from -100 (always chosen as least typical) to 100. The designs
+    of pairs want strengths above 0; shift them first, for example by ``(pl.col("strength") + 101) / 201``.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ def read_semeval2012(folder: str | Path) -> pl.DataFrame:
 def read_pairs_csv(
     path: str | Path, *, first: str = "first", second: str = "second", relation: str = "relation"
 ) -> pl.DataFrame:
-    """Read pairs from a table (``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``).
+    """Read pairs from a CSV with a header; numbers and booleans of its other columns are recognised.
 
     Parameters
     ----------
@@ -146,24 +148,42 @@ def read_pairs_csv(
     Raises
     ------
     StimulusError
-        If the file cannot be read, lacks a column, or a cell of the three holds no words; naming file, row and line.
+        If the file cannot be read, lacks a column, or a cell of the three is empty; naming file and line.
     """
-    path = Path(path)
-    rows, places = read_rows(path)
-    if not rows:
-        raise StimulusError(f"{path.name} holds no rows")
+    names, rows = _cells(Path(path))
     named = dict(zip(COLUMNS, (relation, first, second), strict=True))
     for new, old in named.items():
-        if old not in rows[0]:
-            raise StimulusError(f"{path.name} has no column {old!r}; it has {', '.join(rows[0])}. Name it by {new}=")
-        if new != old and new in rows[0] and new not in named.values():
-            raise StimulusError(f"{path.name}: {old!r} becomes {new!r}, but there is such a column; rename it")
-        for row, place in zip(rows, places, strict=True):
-            if not isinstance(row[old], str) or not row[old].strip():
-                raise StimulusError(f"{path.name}, {place}: {old} is {row[old]!r}; write a word")
-    others = [name for name in rows[0] if name not in named.values()]
-    columns = {new: [row[old].strip() for row in rows] for new, old in named.items()}
-    return pl.DataFrame({**columns, **{name: [row[name] for row in rows] for name in others}})
+        if old not in names:
+            raise StimulusError(f"{path} has no column {old!r}; it has {', '.join(names)}. Name it by {new}=")
+        if new in names and new not in named.values():
+            raise StimulusError(f"{path}: {old!r} is to be {new!r}, but there is a column of that name; rename it")
+    columns = {name: [row[at] for row, _ in rows] for at, name in enumerate(names)}
+    for old in named.values():
+        for cell, (_, place) in zip(columns[old], rows, strict=True):
+            if not cell.strip():
+                raise StimulusError(f"{place}: {old} is empty; write a word")
+    others = {
+        name: typed_cells([cell or None for cell in cells])
+        for name, cells in columns.items()
+        if name not in named.values()
+    }
+    return pl.DataFrame({**{new: [cell.strip() for cell in columns[old]] for new, old in named.items()}, **others})
+
+
+def _cells(path: Path) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """Return the names of a CSV's columns, and every row with its place."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        names = next(reader, [])
+        rows = [(cells, f"{path}, line {reader.line_num}") for cells in reader if cells]
+    except csv.Error as error:
+        raise StimulusError(f"{path}, line {reader.line_num}: {error}") from None
+    for cells, place in rows:
+        if len(cells) != len(names):
+            raise StimulusError(f"{place}: {len(cells)} cells for {len(names)} columns; quote cells with commas")
+    if not rows or len(set(names)) < len(names):
+        raise StimulusError(f"{path}: expected a header of different names and at least one row below it")
+    return names, rows
 
 
 def _found(folder: str | Path, name: re.Pattern[str], what: str) -> list[Path]:
@@ -176,6 +196,8 @@ def _found(folder: str | Path, name: re.Pattern[str], what: str) -> list[Path]:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise StimulusError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
         raise StimulusError(f"{path}: {error}; save it as UTF-8") from None
 

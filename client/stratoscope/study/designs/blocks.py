@@ -17,8 +17,12 @@ Block = tuple[int, int, int, int]
 
 REPAIRED_LENGTH = 4.0
 """What equal lengths are worth where pairs are matched; an equal kind, first or second, is worth 1."""
-ANALOGY_LENGTH = 1.5
-"""What equal lengths are worth in a block of analogies; an equal first kind is worth 1, and both kinds 2."""
+MATCHED_LENGTH, SWAPPED_LENGTH = 0.25, 1.5
+"""What equal lengths are worth in a block of analogies: where couples are matched, and where their pairs swap places.
+
+An equal first kind is worth 1, and both kinds 2. Kinds go with relations, so they are settled first; pairs of equal
+lengths are then found within the relations.
+"""
 
 
 def repaired_blocks(table: pl.DataFrame, articles: Collection[str], rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -73,15 +77,34 @@ def analogy_blocks(table: pl.DataFrame, articles: Collection[str], rng: np.rando
     return [_turned(block, alike, kinds) for block in blocks.tolist()]
 
 
+def kinds_match(table: pl.DataFrame, block: Sequence[int]) -> bool | None:
+    """Whether a block has the same combinations of kinds in both labels; ``None`` if the table has no kinds.
+
+    Parameters
+    ----------
+    table : polars.DataFrame
+        Of `checked_pairs`.
+    block : sequence of int
+        Two or four rows of `table`.
+    """
+    if not {"first_kind", "second_kind"} <= set(table.columns):
+        return None
+    kinds = [table.row(row, named=True) for row in block]
+    if len(kinds) == 2:
+        return any(kinds[0][name] == kinds[1][name] for name in ("first_kind", "second_kind"))
+    p1, p2, q1, q2 = ((row["first_kind"], row["second_kind"]) for row in kinds)
+    return p1 == q2 or p2 == q1
+
+
 def _linked(alike: Bools, kinds: Floats, p: tuple[NDArray[np.intp], ...], q: tuple[NDArray[np.intp], ...]) -> Floats:
     """Score of every couple of `p` with every couple of `q`; p1 does not meet q2 in a text, nor p2 q1."""
     one, two = np.ix_(p[0], q[1]), np.ix_(p[1], q[0])
-    return np.asarray(ANALOGY_LENGTH * (alike[one] | alike[two]) + np.maximum(kinds[one], kinds[two]))
+    return np.asarray(MATCHED_LENGTH * (alike[one] | alike[two]) + np.maximum(kinds[one], kinds[two]))
 
 
 def _score(block: Sequence[int], alike: Bools, kinds: Floats) -> float:
     p1, p2, q1, q2 = block
-    return ANALOGY_LENGTH * bool(alike[p1, q2] or alike[p2, q1]) + float(max(kinds[p1, q2], kinds[p2, q1]))
+    return SWAPPED_LENGTH * bool(alike[p1, q2] or alike[p2, q1]) + float(max(kinds[p1, q2], kinds[p2, q1]))
 
 
 def _turned(block: list[int], alike: Bools, kinds: Floats) -> Block:

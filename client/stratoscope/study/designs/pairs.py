@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from stratoscope.errors import StimulusError
-from stratoscope.study.designs.blocks import analogy_blocks, repaired_blocks
+from stratoscope.study.designs.blocks import analogy_blocks, kinds_match, repaired_blocks
 from stratoscope.study.designs.pair_tables import STRENGTH, checked_pairs
 from stratoscope.study.designs.slots import Slots, parse_slots
 
@@ -41,7 +41,8 @@ def repaired(pairs: pl.DataFrame, *, template: str, seed: int) -> pl.DataFrame:
     polars.DataFrame
         ``text``, ``group`` (the block), ``first``, ``second``, ``related`` (1 or 0), ``relation`` (null for re-paired),
         ``first_relation`` (of the pair that ``first`` is from), with strengths ``relatedness`` (0 for re-paired) and
-        ``strength`` (null for re-paired), ``span.first`` and ``span.second`` (ranges). Four rows per block.
+        ``strength`` (null for re-paired), with kinds ``kinds_match`` (1 where the block's combinations of kinds are the
+        same in both labels), ``span.first`` and ``span.second`` (ranges). Four rows per block.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def repaired(pairs: pl.DataFrame, *, template: str, seed: int) -> pl.DataFrame:
     rows = table.to_dicts()
     return pl.DataFrame(
         [
-            _pair_text(slots, rows[first], rows[second], f"repaired-{number:04d}")
+            _pair_text(slots, rows[first], rows[second], f"repaired-{number:04d}", kinds=kinds_match(table, (one, two)))
             for number, (one, two) in enumerate(blocks, start=1)
             for first, second in ((one, one), (two, two), (one, two), (two, one))
         ],
@@ -86,7 +87,8 @@ def analogies(pairs: pl.DataFrame, *, template: str, seed: int) -> pl.DataFrame:
     -------
     polars.DataFrame
         ``text``, ``group`` (the block), ``a``, ``b``, ``c``, ``d``, ``valid`` (1 or 0), ``relation_first``,
-        ``relation_second``, ``span.a`` to ``span.d`` (ranges). Eight rows per block.
+        ``relation_second``, with kinds ``kinds_match`` (as for `repaired`), ``span.a`` to ``span.d`` (ranges). Eight
+        rows per block.
 
     Raises
     ------
@@ -105,8 +107,9 @@ def analogies(pairs: pl.DataFrame, *, template: str, seed: int) -> pl.DataFrame:
     rows = table.to_dicts()
     return pl.DataFrame(
         [
-            _analogy_text(slots, rows[one], rows[two], f"analogy-{number:04d}")
-            for number, (p1, p2, q1, q2) in enumerate(blocks, start=1)
+            _analogy_text(slots, rows[one], rows[two], f"analogy-{number:04d}", kinds=kinds_match(table, block))
+            for number, block in enumerate(blocks, start=1)
+            for p1, p2, q1, q2 in (block,)
             for couple in ((p1, p2), (q1, q2), (p1, q1), (p2, q2))
             for one, two in (couple, couple[::-1])
         ],
@@ -114,12 +117,13 @@ def analogies(pairs: pl.DataFrame, *, template: str, seed: int) -> pl.DataFrame:
     )
 
 
-def _pair_text(slots: Slots, one: Row, two: Row, group: str) -> Row:
+def _pair_text(slots: Slots, one: Row, two: Row, group: str, *, kinds: bool | None) -> Row:
     """Row of the first noun of one pair and the second of another, or of the same."""
     related = one is two
     values = {name: row[name] for row, item in ((one, "first"), (two, "second")) for name in _columns(row, item)}
     text, spans = slots.filled(values)
-    graded = {"relatedness": one[STRENGTH] if related else 0, STRENGTH: one[STRENGTH] if related else None}
+    strength = one.get(STRENGTH)
+    graded = {"relatedness": strength if related else 0, STRENGTH: strength if related else None}
     return {
         "text": text,
         "group": group,
@@ -128,12 +132,13 @@ def _pair_text(slots: Slots, one: Row, two: Row, group: str) -> Row:
         "related": int(related),
         "relation": one["relation"] if related else None,
         "first_relation": one["relation"],
-        **(graded if STRENGTH in one else {}),
+        **({} if strength is None else graded),
+        **({} if kinds is None else {"kinds_match": int(kinds)}),
         **spans,
     }
 
 
-def _analogy_text(slots: Slots, one: Row, two: Row, group: str) -> Row:
+def _analogy_text(slots: Slots, one: Row, two: Row, group: str, *, kinds: bool | None) -> Row:
     """Row of two pairs in this order."""
     places = (("a", one, "first"), ("b", one, "second"), ("c", two, "first"), ("d", two, "second"))
     values = {name.replace(item, place): row[name] for place, row, item in places for name in _columns(row, item)}
@@ -145,6 +150,7 @@ def _analogy_text(slots: Slots, one: Row, two: Row, group: str) -> Row:
         "valid": int(one["relation"] == two["relation"]),
         "relation_first": one["relation"],
         "relation_second": two["relation"],
+        **({} if kinds is None else {"kinds_match": int(kinds)}),
         **spans,
     }
 
