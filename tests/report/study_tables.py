@@ -160,16 +160,17 @@ def tables_of(n_layers: int = 30) -> dict[str, pl.DataFrame]:
             "peak1": "3-5",
             "trough": "9-12",
             "peak2": "18-20" if i % 3 < 2 else None,
-            "fall": rng.normal(0.05, 0.04),
-            "fall_low": -0.01,
+            "fall": fall,
+            "fall_low": fall - 0.05,
             "fall_p": 0.03,
-            "rise": rng.normal(0.02, 0.04),
-            "rise_low": None if i % 3 == 2 else -0.05,
+            "rise": rise,
+            "rise_low": None if i % 3 == 2 else rise - 0.06,
             "rise_p": float("nan"),
             "verdict": VERDICTS[(i + rank) % 3],
         }
         for i, (name, target) in enumerate(pairs)
         for rank, site in enumerate(SITES)
+        for fall, rise in [rng.normal(0.04, 0.04, size=2).tolist()]
     ]
     coordination = [
         {

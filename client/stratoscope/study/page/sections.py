@@ -21,7 +21,7 @@ _TARGETS = (
 )
 _TRANSFER = (
     "A probe fitted at one layer and scored at another, on stimuli held out from the fit: a bright square off the line "
-    "says that layers hold “{target}” in the same directions. Colours begin at chance."
+    "suggests that layers hold “{target}” in the same directions. Colours begin at chance."
 )
 _HEADS = (
     "Every head of the layers that were probed, on “{target}”. Dots: p at most 0.05, corrected for the choice among all"
