@@ -194,6 +194,30 @@ def test_a_figure_draws_the_scores_of_every_site_and_its_baselines() -> None:
     assert len(colors) == len(markers) == 2
 
 
+def test_layers_that_are_not_above_chance_are_hollow() -> None:
+    p = pl.when(pl.col("layer") == 2).then(0.01).otherwise(0.5)
+    curves = _section().curves.with_columns(p_corrected=p, test_probe=pl.lit("ridge_classifier"))
+    lines = draw_curves(curves, "edible", probe="svm").axes[0].get_lines()
+    hollow = [line for line in lines if line.get_markerfacecolor() == "white"]
+    drawn = [np.asarray(line.get_xdata()).tolist() for line in hollow]
+    assert drawn == [[0, 1, 3, 4], [0, 1, 3, 4], []], "each site, and the legend"
+    assert hollow[-1].get_label() == "p > 0.05, by ridge_classifier"
+
+
+def test_the_threshold_of_another_probe_is_left_out() -> None:
+    curves = _section().curves
+    assert "p = 0.05 over all layers" in _lines(draw_curves(curves, "edible", probe="svm"))
+    other = curves.with_columns(test_probe=pl.lit("ridge_classifier"))
+    assert "p = 0.05 over all layers" not in _lines(draw_curves(other, "edible", probe="svm"))
+
+
+def test_a_probe_on_length_and_frequency_is_drawn_where_there_is_one() -> None:
+    curves = _section().curves
+    assert "length and frequency" not in _lines(draw_curves(curves, "edible", probe="svm"))
+    lines = _lines(draw_curves(curves.with_columns(surface_score=pl.lit(0.6)), "edible", probe="svm"))
+    assert set(lines["length and frequency"].get_ydata()) == {0.6}
+
+
 def test_a_figure_leaves_out_controls_that_were_not_run() -> None:
     bare = _section().curves.with_columns(
         pl.lit(None, pl.Float64).alias(name) for name in ("text_score", "shuffled_low", "threshold")

@@ -31,6 +31,9 @@ SITE_STYLES = {
 }
 OTHER_STYLES = (("#56B4E9", "<"), ("#8C6D1F", ">"), ("#7F3C8D", "p"))
 
+LEVEL = 0.05
+"""Of a corrected p: layers above it are drawn hollow."""
+
 FOOT_STEP = 0.04
 """Height of one plateau at the foot, as a share of the axes."""
 
@@ -53,13 +56,16 @@ def draw_curves(curves: pl.DataFrame, target: str, *, probe: str | None = None, 
 
     Bands are 95% bootstrap intervals over groups. The grey band spans the shuffled labels of all sites, the dashed
     line is the text-only baseline, the dotted line chance; where there were permutations, the dash-dotted line is the
-    score that has a corrected p of 0.05. Rings mark peaks; the bars at the foot mark each site's
-    plateau, the layers within one standard error of its peak. Sites of the whole model stand beside the layers.
+    score that has a corrected p of 0.05, and layers with a greater p are hollow. Rings mark peaks; the bars at the foot
+    mark each site's plateau, the layers within one standard error of its peak. Sites of the whole model stand beside
+    the layers.
 
     Parameters
     ----------
     curves : polars.DataFrame
-        Layer curves of `summarise`, of any number of targets.
+        Layer curves of `summarise`, of any number of targets. Two more columns are drawn where they are given:
+        ``surface_score``, a probe on length and frequency of the words, and ``test_probe``, the probe whose
+        permutations gave ``p_corrected``; where it is another than the one drawn, its threshold is left out.
     target : str
     probe : str, optional
         Needed if the target was probed in several ways.
@@ -87,6 +93,7 @@ def draw_curves(curves: pl.DataFrame, target: str, *, probe: str | None = None, 
         layered = rows.filter(pl.col("layer").is_not_null()).partition_by("site", maintain_order=True)
         for rank, (site, style) in enumerate(zip(layered, site_styles(rows), strict=False)):
             _draw_site(axes, site.sort("layer"), style, foot=FOOT_STEP * (len(layered) - 0.4 - rank))
+        _draw_hollow(axes, layered, site_styles(rows), _other_test(rows))
         _draw_whole_model(axes, rows.filter(pl.col("layer").is_null()), n_layers)
         _label(axes, rows, n_layers)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=2.4)
@@ -126,12 +133,44 @@ def _draw_controls(axes: Axes, rows: pl.DataFrame) -> None:
         band = (layers["layer"], layers["shuffled_low"], layers["shuffled_high"])
         axes.fill_between(*band, color="#9a9a9a", alpha=0.28, linewidth=0, label=label)
     axes.axhline(rows["chance"][0], color="#555555", linewidth=0.9, linestyle=":", label="chance")
-    threshold = rows["threshold"].drop_nulls()
-    if len(threshold):
-        axes.axhline(threshold[0], color="#A0522D", linewidth=0.9, linestyle="-.", label="p = 0.05 over all layers")
-    text = rows["text_score"].drop_nulls().drop_nans()
-    if len(text):
-        axes.axhline(text[0], color="#222222", linewidth=1.1, linestyle=(0, (5, 2)), label="words alone")
+    threshold = _first_number(rows, "threshold")
+    if threshold is not None and _other_test(rows) is None:
+        axes.axhline(threshold, color="#A0522D", linewidth=0.9, linestyle="-.", label="p = 0.05 over all layers")
+    text = _first_number(rows, "text_score")
+    if text is not None:
+        axes.axhline(text, color="#222222", linewidth=1.1, linestyle=(0, (5, 2)), label="words alone")
+    surface = _first_number(rows, "surface_score")
+    if surface is not None:
+        axes.axhline(
+            surface, color="#7F3C8D", linewidth=1.1, linestyle=(0, (6, 1.5, 1, 1.5)), label="length and frequency"
+        )
+
+
+def _first_number(rows: pl.DataFrame, column: str) -> float | None:
+    """First number in a column, which may be absent."""
+    if column not in rows.columns:
+        return None
+    numbers = rows[column].cast(pl.Float64).drop_nulls().drop_nans()
+    return float(numbers[0]) if len(numbers) else None
+
+
+def _other_test(rows: pl.DataFrame) -> str | None:
+    """Name of the probe that gave p, where it is another than the one of the scores."""
+    if "test_probe" not in rows.columns:
+        return None
+    tests = rows["test_probe"].drop_nulls()
+    return str(tests[0]) if len(tests) and tests[0] != rows["probe"][0] else None
+
+
+def _draw_hollow(axes: Axes, layered: list[pl.DataFrame], styles: list[tuple[str, str]], test: str | None) -> None:
+    """Empty the markers of layers that are not above chance."""
+    style: dict[str, Any] = {"linestyle": "none", "markersize": 3.6, "markerfacecolor": "white", "zorder": 4}
+    weak = [site.filter(pl.col("p_corrected") > LEVEL, pl.col("score").is_finite()) for site in layered]
+    for site, (color, marker) in zip(weak, styles, strict=False):
+        axes.plot(site["layer"].to_numpy(), site["score"].to_numpy(), marker, color=color, **style)
+    if any(site.height for site in weak):
+        label = f"p > {LEVEL}" + (f", by {test}" if test else "")
+        axes.plot([], [], "o", color="#555555", label=label, **style)
 
 
 def _draw_site(axes: Axes, site: pl.DataFrame, style: tuple[str, str], *, foot: float) -> None:
@@ -166,21 +205,32 @@ def _draw_whole_model(axes: Axes, rows: pl.DataFrame, n_layers: int) -> None:
 
 
 def _label(axes: Axes, rows: pl.DataFrame, n_layers: int) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     last = max(n_layers - 1, 1)
     axes.set_xlim(-0.06 * last - 1, 1.06 * last + 1)
     low, high = axes.get_ylim()
     n_sites = rows.filter(pl.col("layer").is_not_null())["site"].n_unique()
     room = FOOT_STEP * (n_sites + 0.4)  # for the plateaus, as a share of the axes
     axes.set_ylim(low - (high - low) * room / (1 - room), high)
+    metric = rows["metric"][0]
+    axes.set_ylabel(METRIC_NAMES.get(metric, metric))
+    label_layers(axes, n_layers)
+    add_depth(axes, n_layers)
+
+
+def label_layers(axes: Axes, n_layers: int) -> None:
+    """Name the layers below the axes, and leave a light grid for the scores."""
+    from matplotlib.ticker import MaxNLocator
+
     ticks = MaxNLocator(nbins=12, integer=True).tick_values(0, n_layers - 1)
     axes.set_xticks([tick for tick in ticks if 0 <= tick < n_layers])
     axes.set_xlabel("layer (decoder block, from 0)")
-    metric = rows["metric"][0]
-    axes.set_ylabel(METRIC_NAMES.get(metric, metric))
     axes.spines[["right"]].set_visible(False)
     axes.grid(axis="y", color="#000000", alpha=0.07, linewidth=0.6)
+
+
+def add_depth(axes: Axes, n_layers: int) -> None:
+    """Show relative depth, layer / (n_layers - 1), above axes whose limits are set."""
+    last = max(n_layers - 1, 1)
     depth = axes.twiny()
     depth.set_xlim(*(edge / last for edge in axes.get_xlim()))
     depth.spines["right"].set_visible(False)

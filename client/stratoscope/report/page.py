@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import polars as pl
 
-from stratoscope.report.figure import METRIC_NAMES, STYLE, draw_curves
-from stratoscope.report.prose import ORIGIN, flatten, interval, methods, number, onset
+from stratoscope.report.figure import draw_curves
+from stratoscope.report.image import encode_figure, svg_uri
 from stratoscope.report.section import Section
+from stratoscope.report.templates import environment
 from stratoscope.store.durable import replace_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Panel(NamedTuple):
@@ -76,17 +71,15 @@ def write_report(out_dir: str | os.PathLike[str], sections: Sequence[Section], p
 
 def render(sections: Sequence[Section], panels: Sequence[Sequence[Panel]], provenance: Mapping[str, Any]) -> str:
     """Fill the template; everything shown is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, interval=interval, methods=methods, onset=onset)
-    environment.globals.update(metric_names=METRIC_NAMES, origin=ORIGIN, flatten=lambda value: list(flatten(value)))
-    template = environment.from_string(files("stratoscope.report").joinpath("report.html").read_text("utf-8"))
     resamples = sorted({n for section in sections for n in section.curves["n_resamples"].to_list()})
-    return template.render(
-        sections=list(zip(sections, panels, strict=True)),
-        provenance=provenance,
-        n_resamples=" or ".join(map(str, resamples)),
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            sections=list(zip(sections, panels, strict=True)),
+            provenance=provenance,
+            n_resamples=" or ".join(map(str, resamples)),
+        )
     )
 
 
@@ -99,31 +92,21 @@ def _write_panel(section: Section, target: str, probe: str, folder: Path) -> Pan
     curves, peaks = section.curves.filter(of_panel), section.peaks.filter(of_panel)
     figure = draw_curves(curves, target, probe=probe)
     contents = {
-        "svg": _image(figure, "svg"),
-        "png": _image(figure, "png"),
+        "svg": encode_figure(figure, "svg"),
+        "png": encode_figure(figure, "png"),
         "csv": curves.write_csv().encode(),
     }
     stem = "-".join(quote(part, safe=" ") for part in (section.name, target, probe))
     for extension, content in contents.items():
         _replace(folder / f"{stem}.{extension}", content)
     tables = [(metric, peaks.filter(pl.col("metric") == metric).to_dicts()) for metric in _metrics(curves)]
-    uri = "data:image/svg+xml;base64," + base64.b64encode(contents["svg"]).decode()
+    uri = svg_uri(contents["svg"])
     # A percent sign in a file name is itself escaped in a link.
     return Panel(target, probe, uri, {extension: quote(f"{stem}.{extension}") for extension in contents}, tables)
 
 
 def _metrics(curves: pl.DataFrame) -> list[str]:
     return curves["metric"].unique(maintain_order=True).to_list()
-
-
-def _image(figure: Figure, extension: str) -> bytes:
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        metadata = {"Date": None} if extension == "svg" else None
-        figure.savefig(buffer, format=extension, dpi=220, metadata=metadata)
-    return buffer.getvalue()
 
 
 def _replace(path: Path, content: bytes) -> None:
