@@ -67,6 +67,7 @@ def readable(claim: Claim, tables: Tables, *, from_depth: float = 0.0) -> dict[s
 
 def _main_curves(claim: Claim, tables: Tables, from_depth: float) -> pl.DataFrame:
     return tables["curves"].filter(
+        pl.col("experiment").is_in(claim.experiments),
         pl.col("site") == claim.site, ~pl.col("is_control"), pl.col("relative_depth") >= from_depth,
         pl.col("metric").is_in(MAIN_METRICS),
         pl.col("distance").is_null() | (pl.col("distance") >= claim.distance_from),
@@ -134,6 +135,9 @@ def _rise_fall(claim: Claim, tables: Tables) -> Decision:
         pl.col("site") == claim.site, pl.col("experiment").is_in(claim.experiments)
     ).to_dicts()  # fmt: skip
     measured = "; ".join(f"{row['experiment']}/{row['target']}: {_dip(row)}" for row in rows)
+    silent = [name for name, can in readable(claim, tables).items() if not can]
+    if silent:
+        return OPEN, measured, f"{', '.join(silent)} cannot be read at {claim.site}, so that there is no curve to dip"
     why = (
         "windows found on one half of the groups, both contrasts tested on the other; holds if found in all experiments"
     )

@@ -86,6 +86,7 @@ class AtDistance(Part):
     of: Name
     filler: str
     distances: tuple[Annotated[int, Field(ge=0)], ...]
+    where: dict[str, Scalar] = {}
     n_groups: Positive | None = None
     seed: int = 0
 

@@ -64,21 +64,27 @@ def load_halves(fit: Fit, workspace: Workspace, split: int) -> Mapping[str, Swee
     return {half: result for half, result in found.items() if result is not None}
 
 
-def half_curves(fit: Fit, workspace: Workspace, site: str, n_splits: int) -> NDArray[np.float64]:
-    """Return the curves of all halves at one site, float64 of shape (n_splits, 2, n_layers), layers ascending.
+def half_curves(
+    fit: Fit, workspace: Workspace, site: str, n_splits: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the curves of all halves at one site: means over folds of `Fit.metric`.
 
-    Means over folds of `Fit.metric`.
+    Returns
+    -------
+    layers : int array of shape (n_layers,), ascending
+    curves : float64 array of shape (n_splits, 2, n_layers)
     """
     curves = []
     for split in range(n_splits):
         halves = load_halves(fit, workspace, split)
         curves.append([_curve(halves[half], site, fit.metric) for half in HALVES])
-    return np.array(curves, dtype=np.float64)
+    layers = curves[0][0]["layer"].to_numpy().astype(np.intp)
+    return layers, np.array([[curve["score"].to_numpy() for curve in pair] for pair in curves])
 
 
-def _curve(result: SweepResult, site: str, metric: str) -> list[float]:
+def _curve(result: SweepResult, site: str, metric: str) -> pl.DataFrame:
     rows = result.scores.filter(site=site, metric=metric, level="outer", control="none")
-    return rows.group_by("layer").agg(pl.col("score").mean()).sort("layer")["score"].to_list()
+    return rows.group_by("layer").agg(pl.col("score").mean()).sort("layer")
 
 
 def _name(split: int, half: str) -> str:

@@ -131,9 +131,11 @@ def _texts(study: Study, experiment: Experiment, made: dict[str, pl.DataFrame], 
             return documents(read_table(table, folder), seed=seed)
         case Lists(table=table, label=label, length=length, template=template, seed=seed):
             return lists(read_table(table, folder), label=label, length=length, template=template, seed=seed)
-        case AtDistance(of=of, filler=filler, distances=distances, n_groups=n_groups, seed=seed):
+        case AtDistance(of=of, filler=filler, distances=distances, where=where, n_groups=n_groups, seed=seed):
             group = study.experiment(of).group
-            base = _few_groups(made[of], group, n_groups).drop(ID, *DERIVED).with_columns(group=pl.col(group))
+            check_columns(made[of], where, f"experiment {experiment.name}, where")
+            chosen = made[of].filter(pl.col(name).eq(pl.lit(value)) for name, value in where.items())
+            base = _few_groups(chosen, group, n_groups).drop(ID, *DERIVED).with_columns(group=pl.col(group))
             return at_distance(base, _sentences(filler, folder), distances=distances, seed=seed)
 
 
