@@ -35,11 +35,15 @@ class Rows(Part):
 
 
 class Filled(Part):
-    """One text per row of a table, by a template such as ``"{article} {object}"``."""
+    """One text per row of a table, by a template such as ``"{article} {object}"``.
+
+    ``join`` names a table whose columns are added by the one column that both have.
+    """
 
     design: Literal["filled"]
     table: str
     template: str
+    join: str | None = None
 
 
 class Repaired(Part):

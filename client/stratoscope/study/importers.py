@@ -19,6 +19,7 @@ import polars as pl
 
 from stratoscope.errors import StimulusError
 from stratoscope.stimuli.fields import typed_cells
+from stratoscope.store.durable import replace_file
 
 BATS_NAME: Final = re.compile(r"[IDEL][0-9]{2} \[.+\]\.txt")
 SEMEVAL_NAME: Final = re.compile(r"(GoldRatings|Phase2AnswersScaled)-([0-9]{1,2}[a-z])\.txt")
@@ -225,3 +226,17 @@ def _sample(sample: object, place: str) -> tuple[str, str]:
         case {"subject": str(first), "object": str(second)} if first.strip() and second.strip():
             return first.strip(), second.strip()
     raise StimulusError(f"{place}: {sample!r} is not an object with the words 'subject' and 'object'")
+
+
+def write_pairs(pairs: pl.DataFrame, path: Path) -> None:
+    """Write a table of pairs as ``.csv`` or ``.parquet``, in one piece.
+
+    Raises
+    ------
+    StimulusError
+        If the suffix is another.
+    """
+    writers = {".csv": lambda file: file.write(pairs.write_csv().encode()), ".parquet": pairs.write_parquet}
+    if path.suffix not in writers:
+        raise StimulusError(f"{path}: unknown suffix {path.suffix!r}; a table of pairs is {' or '.join(writers)}")
+    replace_file(path, writers[path.suffix])

@@ -121,8 +121,9 @@ def _texts(study: Study, experiment: Experiment, made: dict[str, pl.DataFrame], 
     match experiment.texts:
         case Rows(table=table):
             return read_table(table, folder)
-        case Filled(table=table, template=template):
-            return filled(read_table(table, folder), template=template)
+        case Filled(table=table, template=template, join=join):
+            rows = read_table(table, folder)
+            return filled(rows if join is None else _joined(rows, read_table(join, folder), join), template=template)
         case Repaired(table=table, template=template, seed=seed):
             return repaired(read_table(table, folder), template=template, seed=seed)
         case Analogies(table=table, template=template, seed=seed):
@@ -134,9 +135,18 @@ def _texts(study: Study, experiment: Experiment, made: dict[str, pl.DataFrame], 
         case AtDistance(of=of, filler=filler, distances=distances, where=where, n_groups=n_groups, seed=seed):
             group = study.experiment(of).group
             check_columns(made[of], where, f"experiment {experiment.name}, where")
-            chosen = made[of].filter(pl.col(name).eq(pl.lit(value)) for name, value in where.items())
+            chosen = made[of].filter(pl.lit(value=True), *(pl.col(name).eq(pl.lit(v)) for name, v in where.items()))
             base = _few_groups(chosen, group, n_groups).drop(ID, *DERIVED).with_columns(group=pl.col(group))
             return at_distance(base, _sentences(filler, folder), distances=distances, seed=seed)
+
+
+def _joined(rows: pl.DataFrame, other: pl.DataFrame, name: str) -> pl.DataFrame:
+    shared = [column for column in rows.columns if column in other.columns]
+    if len(shared) != 1:
+        raise StimulusError(f"join {name!r}: the tables share the columns {shared}; they must share exactly one")
+    if other[shared[0]].is_duplicated().any():
+        raise StimulusError(f"join {name!r}: its column {shared[0]!r} holds a value more than once")
+    return rows.join(other, on=shared, how="left", maintain_order="left")
 
 
 def _sentences(word: str, folder: Path | None) -> list[str]:
