@@ -245,3 +245,15 @@ def test_length_and_first_letter_do_not_tell_a_property(surface: str, name: str)
 @every_property
 def test_frequency_is_at_most_weakly_correlated_with_a_property(name: str) -> None:
     assert abs(np.corrcoef(FREQUENCIES["zipf"], labels(name))[0, 1]) <= 0.25
+
+
+# Agreement with the built-in item set
+
+
+def test_objects_shared_with_the_built_in_item_set_have_its_labels() -> None:
+    built_in = pl.read_csv(str(files("stratoscope") / "experiments" / "item.csv"))
+    shared = ["edible", "living", "large", "elongated", "self_moving", "log10_size_cm"]
+    both = ITEMS.select("object", *shared).join(built_in.select("object", *shared), on="object", suffix="_built_in")
+    assert both.height >= 140
+    for name in shared:
+        assert both[name].to_list() == both[f"{name}_built_in"].to_list()
