@@ -107,3 +107,15 @@ def test_equal_curves_are_not_put_in_order(mean: Floats) -> None:
 
 def test_smoothing_is_a_running_mean_with_shorter_windows_at_the_ends() -> None:
     assert smoothed(np.array([0.0, 3.0, 6.0, 3.0]), 3).tolist() == pytest.approx([1.5, 3.0, 4.0, 4.5])
+
+
+def test_falling_below_chance_is_no_dip() -> None:
+    """Counterbalanced texts give scores below chance where nothing is to be read, and that is nothing lost."""
+    scores = np.concatenate([np.full(6, 0.5), np.full(5, 0.3), np.full(19, 0.9)])
+    assert find_windows(scores, np.arange(30)) is not None  # the precondition: it would be taken for one
+    assert find_windows(scores, np.arange(30), chance=0.5) is None
+    curve = Curve(np.arange(30), scores, np.tile(scores, (100, 1)))
+    found = rise_fall_rise(curve, ((0, 2), (7, 9), (15, 17)), chance=0.5)
+    assert found.fall.value == pytest.approx(0.0)
+    assert found.p == 1.0
+    assert found.rise.value == pytest.approx(0.4)

@@ -134,14 +134,13 @@ def import_(
     relation: Annotated[str, typer.Option(metavar="COLUMN", help="Of a csv.")] = "relation",
 ) -> None:
     """Turn relation sets that you have (BATS, LRE, SemEval-2012 task 2, a plain csv) into a table of pairs."""
-    from stratoscope.study import importers
+    from stratoscope.study.importers import read_bats, read_lre, read_pairs_csv, read_semeval2012, write_pairs
 
     if kind == "csv":
-        pairs = importers.read_pairs_csv(path, first=first, second=second, relation=relation)
+        pairs = read_pairs_csv(path, first=first, second=second, relation=relation)
     else:
-        readers = {"bats": importers.read_bats, "lre": importers.read_lre, "semeval2012": importers.read_semeval2012}
-        pairs = readers[kind](path)
-    importers.write_pairs(pairs, out)
+        pairs = {"bats": read_bats, "lre": read_lre, "semeval2012": read_semeval2012}[kind](path)
+    write_pairs(pairs, out)
     typer.echo(f"{out}: {pairs.height} pairs of {pairs['relation'].n_unique()} relations")
 
 

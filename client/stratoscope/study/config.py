@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stratoscope.errors import StratoscopeError
+from stratoscope_wire.sites import LAYER_SITES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
 """Names become names of files: lower-case letters, digits, ``-`` and ``_``."""
@@ -231,9 +232,12 @@ class RiseFallRise(Halves):
     windows
         Layers of first peak, trough and second peak, fixed beforehand; else they are found on one half of the groups
         and tested on the other.
+    sites
+        Sites, each with a test of its own; all that are read and have layers by default.
     """
 
     windows: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
+    sites: tuple[str, ...] | None = None
 
 
 class Coordination(Halves):
@@ -242,14 +246,14 @@ class Coordination(Halves):
     Attributes
     ----------
     sites
-        Sites, each with a test of its own.
+        Sites, each with a test of its own; all that are read and have layers by default.
     span
         Layers over which a curve's trend is fitted, and within which the null exchanges layers.
     draws
         Draws of the null.
     """
 
-    sites: tuple[str, ...] = ("attn_out", "mlp_out", "resid_post")
+    sites: tuple[str, ...] | None = None
     span: Annotated[int, Field(ge=5)] = 8
     draws: Annotated[int, Field(ge=100)] = 2000
 
@@ -356,6 +360,15 @@ class Study(Part):
         for claim in self.claims:
             for word in claim.experiments:
                 self.experiment(word)
+        for what, site in self._named_sites():
+            if site not in self.reading.sites:
+                raise ValueError(
+                    f"{what}: the site {site!r} is not read; reading.sites has {', '.join(self.reading.sites)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _distances_have_a_base(self) -> Self:
         for experiment in self.experiments:
             if isinstance(experiment.texts, AtDistance):
                 base = self.experiment(experiment.texts.of)
@@ -364,6 +377,21 @@ class Study(Part):
                         f"experiment {experiment.name}: its texts are of {base.name}, itself at a distance"
                     )
         return self
+
+    def _named_sites(self) -> Iterator[tuple[str, str]]:
+        """Yield every site that a question or claim names, with who names it."""
+        for what in ("rise_fall_rise", "coordination"):
+            asked = getattr(self, what)
+            yield from ((what, site) for site in (asked.sites if asked else None) or ())
+        if self.transfer is not None:
+            yield "transfer", self.transfer.site
+        yield from ((f"claim {claim.claim!r}", claim.site) for claim in self.claims)
+
+    def sites_of(self, asked: RiseFallRise | Coordination | None) -> tuple[str, ...]:
+        """Return the sites of a question; none where it is not asked."""
+        if asked is None:
+            return ()
+        return asked.sites or tuple(site for site in self.reading.sites if site in LAYER_SITES)
 
     @property
     def questions(self) -> tuple[Halves, ...]:

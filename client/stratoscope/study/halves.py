@@ -27,9 +27,9 @@ def halved_targets(study: Study) -> set[tuple[str, str]]:
 
 def halved_sites(study: Study) -> tuple[str, ...]:
     """Return the sites that some question needs halves of."""
-    sites = [claim.site for claim in study.claims]
-    sites += [] if study.coordination is None else study.coordination.sites
-    return tuple(dict.fromkeys([*sites, "resid_post"]))
+    fading = [claim.site for claim in study.claims if claim.rule == "fades"]
+    sites = [*fading, *study.sites_of(study.coordination), *study.sites_of(study.rise_fall_rise)]
+    return tuple(dict.fromkeys(sites))
 
 
 def fit_halves(fit: Fit, columns: Columns, study: Study, workspace: Workspace, fingerprint: str, tick: Tick) -> None:

@@ -20,6 +20,7 @@ from stratoscope.study.rise_fall import MIN_LAYERS, Contrast, Window, contrast, 
 from stratoscope.study.workspace import Workspace
 
 ALPHA = 0.05
+CHANCE = {"roc_auc": 0.5, "pearson": 0.0}
 
 RISE_FALL_SCHEMA = pl.Schema(
     {
@@ -111,7 +112,7 @@ def rise_fall_table(study: Study, fits: Mapping[str, Sequence[Fit]], workspace: 
     for experiment, target in study.chosen(asked):
         assert asked is not None
         for fit in (one for one in fits[experiment.name] if one.target == target):
-            for site in ("resid_post", "attn_out", "mlp_out"):
+            for site in study.sites_of(asked):
                 found = _rise_fall(fit, workspace, site, asked, study.statistics)
                 if found is not None:
                     rows.append({"experiment": experiment.name, "target": target.title, "site": site, **found})
@@ -122,7 +123,7 @@ def turns_table(study: Study, fits: Mapping[str, Sequence[Fit]], workspace: Work
     """Test for turns between neighbouring layers: all targets together, then one by one."""
     asked = study.coordination
     rows = []
-    for site in () if asked is None else asked.sites:
+    for site in study.sites_of(asked):
         assert asked is not None
         named = _halves(study, asked, fits, workspace, site)
         if not named:
@@ -141,7 +142,7 @@ def trade_table(study: Study, fits: Mapping[str, Sequence[Fit]], workspace: Work
     """Test every two targets of the coordination question for a trade-off, at 0.05 over all pairs (Bonferroni)."""
     asked = study.coordination
     rows = []
-    for site in () if asked is None else asked.sites:
+    for site in study.sites_of(asked):
         assert asked is not None
         named = _halves(study, asked, fits, workspace, site)
         pairs = list(combinations(named.items(), 2))
@@ -192,19 +193,19 @@ def _fades(study: Study, fits: Sequence[Fit], workspace: Workspace, site: str) -
 def _rise_fall(
     fit: Fit, workspace: Workspace, site: str, asked: RiseFallRise, statistics: Statistics
 ) -> dict[str, Any] | None:
-    finding = _half_curve(fit, workspace, "a", site, statistics)
+    finding, chance = _half_curve(fit, workspace, "a", site, statistics), CHANCE[fit.metric]
     if len(finding.layers) < MIN_LAYERS:
         return _no_dip("too short")
     if asked.windows is None:
-        windows = find_windows(finding.scores, finding.layers)
+        windows = find_windows(finding.scores, finding.layers, chance=chance)
         if windows is None:
             return _no_dip("not found")
-        found = rise_fall_rise(_half_curve(fit, workspace, "b", site, statistics), windows)
+        found = rise_fall_rise(_half_curve(fit, workspace, "b", site, statistics), windows, chance=chance)
     else:
         result = load_fit(fit, "main", workspace)
         assert result is not None
         whole = resampled_curve(result, site, fit.metric, n_resamples=statistics.resamples, seed=statistics.seed)
-        found = rise_fall_rise(whole, asked.windows)
+        found = rise_fall_rise(whole, asked.windows, chance=chance)
     peak1, trough, peak2 = (_shown(window) for window in found.windows)
     return {
         "peak1": peak1, "trough": trough, "peak2": peak2,

@@ -1,6 +1,7 @@
 """Rise, fall, rise again: a dip between two peaks, located on one half of the groups and tested on the other.
 
-A curve over many layers always has some dip, if it is looked for. So the windows are either fixed beforehand, or found
+A curve over many layers always has some dip, if it is looked for, and a score below chance is no knowledge lost: a
+trough counts as chance at least. So the windows are either fixed beforehand, or found
 on half the groups and tested on the other half, which were fitted on their own. Both contrasts must hold, first peak
 over trough and second peak over trough: an intersection-union test, whose p is the larger of the two (Berger 1982,
 *Technometrics* 24). Contrasts are resampled over groups with the fitted probes held.
@@ -49,13 +50,17 @@ class RiseFallRise(NamedTuple):
         return max(self.fall.p, self.rise.p)
 
 
-def find_windows(scores: Floats, layers: NDArray[np.intp]) -> tuple[Window, Window, Window] | None:
+def find_windows(
+    scores: Floats, layers: NDArray[np.intp], *, chance: float = 0.0
+) -> tuple[Window, Window, Window] | None:
     """Find the dip with the deepest lower side: windows around first peak, trough and second peak.
 
     Parameters
     ----------
     scores : float64 array of shape (n_layers,)
     layers : int array of shape (n_layers,), ascending
+    chance : float
+        Score of a guess.
 
     Returns
     -------
@@ -64,7 +69,7 @@ def find_windows(scores: Floats, layers: NDArray[np.intp]) -> tuple[Window, Wind
     if len(scores) < MIN_LAYERS:
         return None
     reach = window_reach(len(scores))
-    curve = smoothed(scores, 2 * reach + 1)
+    curve = np.maximum(smoothed(scores, 2 * reach + 1), chance)
     best, found = 0.0, None
     for trough in range(2 * reach + 1, len(curve) - 2 * reach - 1):
         left = int(curve[: trough - 2 * reach].argmax())
@@ -78,21 +83,24 @@ def find_windows(scores: Floats, layers: NDArray[np.intp]) -> tuple[Window, Wind
     return first, middle, last
 
 
-def rise_fall_rise(curve: Curve, windows: tuple[Window, Window, Window]) -> RiseFallRise:
+def rise_fall_rise(curve: Curve, windows: tuple[Window, Window, Window], *, chance: float = 0.0) -> RiseFallRise:
     """Measure a dip in given windows; these must not come from the same groups."""
     peak1, trough, peak2 = windows
-    return RiseFallRise(windows, contrast(curve, peak1, trough), contrast(curve, peak2, trough))
+    return RiseFallRise(
+        windows, contrast(curve, peak1, trough, floor=chance), contrast(curve, peak2, trough, floor=chance)
+    )
 
 
-def contrast(curve: Curve, upper: Window, lower: Window) -> Contrast:
-    """Mean score in one window less that in another, with its resamples."""
-    weights = _mean_of(upper, curve.layers) - _mean_of(lower, curve.layers)
-    drawn = curve.draws @ weights
+def contrast(curve: Curve, upper: Window, lower: Window, *, floor: float = -np.inf) -> Contrast:
+    """Mean score in one window less that in another, with its resamples; the lower one counts as `floor` at least."""
+    above, below = _mean_of(upper, curve.layers), _mean_of(lower, curve.layers)
+    drawn = curve.draws @ above - np.maximum(curve.draws @ below, floor)
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     # One added to both, as for permutations: no p of zero from a finite number of resamples.
     p = (1 + int((drawn <= 0).sum())) / (1 + len(drawn))
-    return Contrast(float(curve.scores @ weights), float(low), float(high), p)
+    value = float(curve.scores @ above) - max(float(curve.scores @ below), floor)
+    return Contrast(value, float(low), float(high), p)
 
 
 def window_reach(n_layers: int) -> int:
