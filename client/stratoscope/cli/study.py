@@ -132,14 +132,20 @@ def import_(
     first: Annotated[str, typer.Option(metavar="COLUMN", help="Of a csv.")] = "first",
     second: Annotated[str, typer.Option(metavar="COLUMN", help="Of a csv.")] = "second",
     relation: Annotated[str, typer.Option(metavar="COLUMN", help="Of a csv.")] = "relation",
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="Keep pairs that share no word, as the designs of pairs need them.")
+    ] = False,
 ) -> None:
     """Turn relation sets that you have (BATS, LRE, SemEval-2012 task 2, a plain csv) into a table of pairs."""
+    from stratoscope.study.designs.pair_tables import disjoint as disjoint_pairs
     from stratoscope.study.importers import read_bats, read_lre, read_pairs_csv, read_semeval2012, write_pairs
 
     if kind == "csv":
         pairs = read_pairs_csv(path, first=first, second=second, relation=relation)
     else:
         pairs = {"bats": read_bats, "lre": read_lre, "semeval2012": read_semeval2012}[kind](path)
+    if disjoint:
+        pairs = disjoint_pairs(pairs, seed=0)
     write_pairs(pairs, out)
     typer.echo(f"{out}: {pairs.height} pairs of {pairs['relation'].n_unique()} relations")
 

@@ -82,10 +82,13 @@ def _check_nouns(rows: list[dict[str, Any]]) -> None:
             if (other := seen.setdefault(noun.casefold(), pair)) != pair or row["first"] == row["second"]:
                 raise StimulusError(
                     f"{noun!r} is in the pairs {other} and {pair}; every noun may be in one pair, once. "
-                    "`disjoint` keeps pairs that share none"
+                    "`stratoscope study import --disjoint` keeps pairs that share none"
                 )
     if len(seen) != 2 * len(rows):
-        raise StimulusError("a pair is in the table more than once, or has one noun twice; `disjoint` keeps it once")
+        raise StimulusError(
+            "a pair is in the table more than once, or has one noun twice; `stratoscope study import --disjoint` keeps "
+            "it once"
+        )
 
 
 def disjoint(pairs: pl.DataFrame, *, seed: int) -> pl.DataFrame:
