@@ -29,6 +29,8 @@ def test_every_module_that_a_page_names_exists(page: str) -> None:
         "docs/capture.md",
         "docs/deployment.md",
         "docs/statistics.md",
+        "docs/paper.md",
+        "docs/your-own-study.md",
     ],
 )
 def test_every_link_to_a_file_leads_to_one(page: str) -> None:
