@@ -1,98 +1,55 @@
-"""A page as a browser has it: headless Chromium, spoken to over two pipes in its own protocol."""
+"""A page as a browser has it: the system's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-PATIENCE = 60.0
+REQUIRED = "TESTS_NEED_CHROMIUM"
+"""Set where a missing browser is a fault and not a reason to skip, as in CI."""
 
 
-def find_chromium() -> str | None:
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+@dataclass
+class Opened:
+    """A page that was loaded, with what it asked for and complained of meanwhile."""
 
-
-class Browser:
-    """One tab. `events` holds what the page reported, such as messages and requests."""
-
-    def __init__(self, read: int, write: int) -> None:
-        self._read, self._write, self._buffer, self._id = read, write, b"", 0
-        self._session: str | None = None
-        self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self._id += 1
-        message = {"id": self._id, "method": method, "params": params}
-        message |= {"sessionId": self._session} if self._session else {}
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._id:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        result: dict[str, Any] = answer["result"]
-        return result
-
-    def open(self, path: Path, *, width: int, dark: bool = False) -> None:
-        """Load a page and wait until everything on it is there."""
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
-
-    def evaluate(self, expression: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def _next(self) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
-            assert ready, "the browser is silent"
-            chunk = os.read(self._read, 1 << 20)
-            assert chunk, "the browser has gone"
-            self._buffer += chunk
-        message, self._buffer = self._buffer.split(b"\0", 1)
-        answer: dict[str, Any] = json.loads(message)
-        return answer
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def browse(executable: str, profile: Path) -> Iterator[Browser]:
-    """Start a browser, and end it afterwards."""
-    to_child, from_parent = os.pipe()
-    to_parent, from_child = os.pipe()
-    # The browser reads descriptor 3 and writes 4.
-    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --remote-debugging-pipe"
-    command = f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}'
-    process = subprocess.Popen(
-        ["bash", "-c", command, executable, *flags.split(), f"--user-data-dir={profile}"],
-        pass_fds=(to_child, from_child),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+def browse() -> Iterator[Browser]:
+    """Start the browser; skips the test where there is none and none is required."""
+    executable = next((path for path in map(shutil.which, NAMES) if path), None)
+    if executable is None and not os.environ.get(REQUIRED):
+        pytest.skip("no Chromium is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, path: Path, *, width: int, dark: bool = False) -> Iterator[Opened]:
+    """Load a page and wait until everything on it is there."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", is_mobile=width < 600
     )
-    os.close(to_child)
-    os.close(from_child)
-    try:
-        yield Browser(to_parent, from_parent)
-    finally:
-        os.close(from_parent)
-        os.close(to_parent)
-        process.kill()
-        process.wait()
+    shown = Opened(context.new_page())
+    shown.page.on("request", lambda request: shown.requests.append(request.url))
+    shown.page.on("console", lambda message: shown.complaints.append(message.text))
+    shown.page.on("pageerror", lambda error: shown.complaints.append(str(error)))
+    shown.page.goto(path.as_uri())
+    yield shown
+    context.close()

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from stratoscope.study.catalogue import builtin_studies, parse_study, read_study, with_profile
-from stratoscope.study.config import Study, StudyError
+from stratoscope.study.config import Study
+from stratoscope.study.parts import StudyError
 
 SMALL = """
 study: small

@@ -12,7 +12,8 @@ import polars as pl
 from stratoscope.captures import Layers
 from stratoscope.stimuli.spans import PREFIX
 from stratoscope.stimuli.table import StimulusTable
-from stratoscope.study.config import Experiment, Heads, Study
+from stratoscope.study.asked import Heads
+from stratoscope.study.config import Experiment, Study
 from stratoscope.study.stimuli import ID
 from stratoscope.study.workspace import digest
 from stratoscope_wire import ModelCard

@@ -11,7 +11,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from stratoscope.study.config import AtDistance, Profile, Study, StudyError
+from stratoscope.study.config import Profile, Study
+from stratoscope.study.parts import StudyError
+from stratoscope.study.texts import AtDistance
 
 BUILTIN = "builtin"
 

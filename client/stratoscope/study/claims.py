@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from stratoscope.study.config import Claim, Study
+from stratoscope.study.asked import Claim
+from stratoscope.study.config import Study
 from stratoscope.study.questions import ALL_TARGETS, ALPHA
 
 Tables = Mapping[str, pl.DataFrame]
@@ -46,7 +47,7 @@ def claims_table(study: Study, tables: Tables) -> pl.DataFrame:
     for number, claim in enumerate(study.claims, start=1):
         verdict, measured, why = RULES[claim.rule](claim, tables)
         rows.append(
-            {"number": number, "claim": claim.claim, "paper": claim.paper, "measured": measured, "verdict": verdict,
+            {"number": number, "claim": claim.claim, "paper": claim.paper.strip(), "measured": measured, "verdict": verdict,
              "rule": claim.rule, "why": why}
         )  # fmt: skip
     return pl.DataFrame(rows, CLAIMS_SCHEMA)

@@ -5,98 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from stratoscope.errors import StratoscopeError
+from stratoscope.study.asked import Claim, Coordination, Halves, Heads, RiseFallRise, Transfer
+from stratoscope.study.parts import Name, Part, Positive, Scalar
+from stratoscope.study.texts import AtDistance, Texts
 from stratoscope_wire.sites import LAYER_SITES
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
-"""Names become names of files: lower-case letters, digits, ``-`` and ``_``."""
-
-Positive = Annotated[int, Field(ge=1)]
-Scalar = str | int | float | bool
 Level = Literal["item", "relation", "analogy", "document", "context", "list", "other"]
-
-
-class StudyError(StratoscopeError, ValueError):
-    """A study, or something it names, that cannot be used."""
-
-
-class Part(BaseModel):
-    """Base of everything in a study: unknown keys are refused, nothing changes once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rows(Part):
-    """Texts as a table has them, in its column ``text``."""
-
-    design: Literal["rows"]
-    table: str
-
-
-class Filled(Part):
-    """One text per row of a table, by a template such as ``"{article} {object}"``.
-
-    ``join`` names a table whose columns are added by the one column that both have.
-    """
-
-    design: Literal["filled"]
-    table: str
-    template: str
-    join: str | None = None
-
-
-class Repaired(Part):
-    """Related pairs and the same items re-paired, in closed blocks; see `designs.pairs.repaired`."""
-
-    design: Literal["repaired"]
-    table: str
-    template: str
-    seed: int = 0
-
-
-class Analogies(Part):
-    """Two pairs of one relation, or of two, in closed blocks; see `designs.pairs.analogies`."""
-
-    design: Literal["analogies"]
-    table: str
-    template: str
-    seed: int = 0
-
-
-class Documents(Part):
-    """Several sentences of one scene, or of several, in closed blocks; see `designs.documents.documents`."""
-
-    design: Literal["documents"]
-    table: str
-    seed: int = 0
-
-
-class Lists(Part):
-    """Lists of items, each item once at every place, in closed blocks; see `designs.lists.lists`."""
-
-    design: Literal["lists"]
-    table: str
-    label: str
-    length: Annotated[int, Field(ge=2, multiple_of=2)] = 4
-    template: str = "{items}"
-    seed: int = 0
-
-
-class AtDistance(Part):
-    """Texts of another experiment, each followed by neutral text; see `designs.context.at_distance`."""
-
-    design: Literal["at_distance"]
-    of: Name
-    filler: str
-    distances: tuple[Annotated[int, Field(ge=0)], ...]
-    where: dict[str, Scalar] = {}
-    n_groups: Positive | None = None
-    seed: int = 0
-
-
-Texts = Annotated[Rows | Filled | Repaired | Analogies | Documents | Lists | AtDistance, Field(discriminator="design")]
 
 
 class Target(Part):
@@ -128,7 +44,7 @@ class Target(Part):
     name: Name | None = None
     kind: Literal["classes", "values"] = "classes"
     group: str | None = None
-    where: dict[str, Scalar] = {}
+    where: dict[str, Scalar] = Field(default_factory=dict)
     by: str | None = None
     place: Positive | None = None
     types: str | None = None
@@ -218,91 +134,6 @@ class Statistics(Part):
     splits: Positive = 4
 
 
-class Halves(Part):
-    """Targets of a question: ``EXPERIMENT`` for all of its targets that are no controls, or ``EXPERIMENT/TARGET``."""
-
-    of: tuple[str, ...]
-
-
-class RiseFallRise(Halves):
-    """Whether a curve rises, falls and rises again; see `rise_fall`.
-
-    Attributes
-    ----------
-    windows
-        Layers of first peak, trough and second peak, fixed beforehand; else they are found on one half of the groups
-        and tested on the other.
-    sites
-        Sites, each with a test of its own; all that are read and have layers by default.
-    """
-
-    windows: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
-    sites: tuple[str, ...] | None = None
-
-
-class Coordination(Halves):
-    """Whether neighbouring layers take turns; see `coordination`.
-
-    Attributes
-    ----------
-    sites
-        Sites, each with a test of its own; all that are read and have layers by default.
-    span
-        Layers over which a curve's trend is fitted, and within which the null exchanges layers.
-    draws
-        Draws of the null.
-    """
-
-    sites: tuple[str, ...] | None = None
-    span: Annotated[int, Field(ge=5)] = 8
-    draws: Annotated[int, Field(ge=100)] = 2000
-
-
-class Transfer(Halves):
-    """Whether a target is written alike in all layers: every layer's probe is tested on every layer."""
-
-    site: str = "resid_post"
-
-
-class Heads(Halves):
-    """Heads that are probed one by one.
-
-    Attributes
-    ----------
-    depths
-        Relative depths of the layers whose heads are probed one by one, 0 to 1.
-    """
-
-    depths: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.25, 0.5, 0.75)
-
-
-class Claim(Part):
-    """A claim and the rule that decides it; see `claims`.
-
-    Attributes
-    ----------
-    claim
-        In our words.
-    paper
-        What the paper's abstract states, and where.
-    rule
-        Which rule of `claims.RULES` decides.
-    experiments
-        What it is about, in the order that the claim names.
-    site
-        Where it is decided.
-    distance_from
-        Of experiments at a distance, the analyses that count: those of so many tokens or more.
-    """
-
-    claim: str
-    paper: str
-    rule: Literal["order", "fades", "deep", "rise_fall_rise", "coordination"]
-    experiments: Annotated[tuple[str, ...], Field(min_length=1)]
-    site: str = "resid_post"
-    distance_from: Annotated[int, Field(ge=0)] = 0
-
-
 class Profile(Part):
     """A smaller version of a study.
 
@@ -318,7 +149,7 @@ class Profile(Part):
 
     about: str
     experiments: tuple[Name, ...] | None = None
-    targets: dict[Name, tuple[str, ...]] = {}
+    targets: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
     n_groups: Positive | None = None
     distances: tuple[int, ...] | None = None
     layers: str | None = None
@@ -344,7 +175,7 @@ class Study(Part):
     transfer: Transfer | None = None
     heads: Heads | None = None
     claims: tuple[Claim, ...] = ()
-    profiles: dict[Name, Profile] = {}
+    profiles: dict[Name, Profile] = Field(default_factory=dict)
     profile: Name | None = None
     n_groups: Positive | None = None
 

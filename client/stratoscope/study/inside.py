@@ -10,8 +10,9 @@ import polars as pl
 from stratoscope.probes import generalize, summarise
 from stratoscope.probes.provenance import versions
 from stratoscope.store.run import Run
+from stratoscope.study.asked import Halves
 from stratoscope.study.captures import HEADS
-from stratoscope.study.config import Halves, Study
+from stratoscope.study.config import Study
 from stratoscope.study.fits import RECORD, Columns, Fit, Tick, fit_once, load_fit, read_columns
 from stratoscope.study.stimuli import ID
 from stratoscope.study.workspace import Workspace, digest, write_json

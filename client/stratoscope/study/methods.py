@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from stratoscope.report.prose import ORIGIN
-from stratoscope.study.config import AtDistance, Experiment, Lists, Study
+from stratoscope.study.config import Experiment, Study
 from stratoscope.study.rise_fall import window_reach
+from stratoscope.study.texts import AtDistance, Lists
 from stratoscope_wire import ModelCard
 
 PROBES = {

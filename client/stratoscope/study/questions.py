@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stratoscope.study.config import Coordination, RiseFallRise, Statistics, Study
+from stratoscope.study.asked import Coordination, RiseFallRise
+from stratoscope.study.config import Statistics, Study
 from stratoscope.study.coordination import take_turns, trade_off
 from stratoscope.study.fits import Fit, load_fit
 from stratoscope.study.halves import half_curves, load_halves

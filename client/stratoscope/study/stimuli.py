@@ -16,23 +16,13 @@ from stratoscope.stimuli.files import read_rows
 from stratoscope.stimuli.spans import PREFIX
 from stratoscope.stimuli.table import StimulusTable
 from stratoscope.study.catalogue import BUILTIN
-from stratoscope.study.config import (
-    Analogies,
-    AtDistance,
-    Documents,
-    Experiment,
-    Filled,
-    Lists,
-    Repaired,
-    Rows,
-    Study,
-    Target,
-)
+from stratoscope.study.config import Experiment, Study, Target
 from stratoscope.study.designs.context import at_distance
 from stratoscope.study.designs.documents import documents
 from stratoscope.study.designs.lists import lists
 from stratoscope.study.designs.pairs import analogies, repaired
 from stratoscope.study.designs.templates import check_columns, filled
+from stratoscope.study.texts import Analogies, AtDistance, Documents, Filled, Lists, Repaired, Rows
 
 ID = "stimulus_id"
 
