@@ -47,8 +47,8 @@ def claims_table(study: Study, tables: Tables) -> pl.DataFrame:
     for number, claim in enumerate(study.claims, start=1):
         verdict, measured, why = RULES[claim.rule](claim, tables)
         rows.append(
-            {"number": number, "claim": claim.claim, "paper": claim.paper.strip(), "measured": measured, "verdict": verdict,
-             "rule": claim.rule, "why": why}
+            {"number": number, "claim": claim.claim.strip(), "paper": claim.paper.strip(), "measured": measured,
+             "verdict": verdict, "rule": claim.rule, "why": why}
         )  # fmt: skip
     return pl.DataFrame(rows, CLAIMS_SCHEMA)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,6 @@ from stratoscope.study.stimuli import ID, parts_of, rows_of
 from stratoscope.study.workspace import Workspace, digest, write_json
 
 RECORD: Final = "fit.json"
-HELD_BYTES: Final = 2 << 30
-"""Columns of one experiment are held in memory if they take no more than this, and else read each time."""
-
 Columns = Mapping[Any, Any]
 Tick = Callable[[int, int], None]
 Rows = pl.DataFrame
@@ -93,7 +91,7 @@ def list_fits(study: Study, stimuli: Mapping[str, Rows]) -> list[Fit]:
 
 
 def read_columns(run: Run, ids: Sequence[str], sites: Sequence[str] | None = None) -> Columns:
-    """Return the columns of a run for some stimuli, held in memory if they are not too large.
+    """Return the columns of a run for some stimuli, in their order; held in memory if they are not too large.
 
     Returns
     -------
@@ -107,7 +105,15 @@ def read_columns(run: Run, ids: Sequence[str], sites: Sequence[str] | None = Non
     rows = np.array([row_of[name] for name in ids])
     columns = ChosenColumns(run.activations(), rows, tuple(sites or present))
     n_bytes = 4 * len(ids) * sum(column.width for column in run.columns if column.site in (sites or present))
-    return {key: columns[key] for key in columns} if n_bytes <= HELD_BYTES else columns
+    return {key: columns[key] for key in columns} if n_bytes <= memory_to_hold() else columns
+
+
+def memory_to_hold() -> int:
+    """Return the bytes of columns that may be held: a quarter of the machine's memory, 2 GiB where that is not told."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 2 << 30
 
 
 def fit_main(fit: Fit, columns: Columns, study: Study, workspace: Workspace, fingerprint: str, tick: Tick) -> None:

@@ -34,10 +34,9 @@ HEADS_SCHEMA = pl.Schema(
 
 
 def fit_transfer(fit: Fit, columns: Columns, study: Study, workspace: Workspace, fingerprint: str, tick: Tick) -> None:
-    """Test every layer's probe on every layer, if the study asks for it; `transfer_table` reads it."""
+    """Test every layer's probe on every layer; `transfer_table` reads it."""
     asked = study.transfer
-    if asked is None or not _is_asked(fit, study, asked):
-        return
+    assert asked is not None
     statistics, rows = study.statistics, fit.rows
     chosen = {key: columns[key] for key in columns if key[0] == asked.site}
     folder = fit.folder(workspace) / "transfer"
@@ -59,9 +58,7 @@ def fit_transfer(fit: Fit, columns: Columns, study: Study, workspace: Workspace,
 
 
 def fit_heads(fit: Fit, run: Run, study: Study, workspace: Workspace, tick: Tick) -> None:
-    """Probe every head of the chosen layers, if the study asks for it; `heads_table` reads it."""
-    if study.heads is None or not _is_asked(fit, study, study.heads):
-        return
+    """Probe every head of the chosen layers; `heads_table` reads it."""
     statistics = study.statistics
     fit_once(
         fit, split_heads(read_columns(run, fit.rows[ID].to_list(), (HEADS,)), run.card.n_heads),
@@ -90,7 +87,7 @@ def transfer_table(study: Study, fits: list[Fit], workspace: Workspace) -> pl.Da
     frames = [pl.DataFrame(schema=TRANSFER_SCHEMA)]
     for fit in fits:
         path = fit.folder(workspace) / "transfer" / "cells.parquet"
-        if study.transfer is not None and _is_asked(fit, study, study.transfer) and path.exists():
+        if study.transfer is not None and is_asked(fit, study, study.transfer) and path.exists():
             names = {"experiment": fit.experiment.name, "target": _title(fit), "site": study.transfer.site}
             cells = pl.read_parquet(path).with_columns(pl.lit(value).alias(name) for name, value in names.items())
             frames.append(cells.select(list(TRANSFER_SCHEMA)))
@@ -101,7 +98,7 @@ def heads_table(study: Study, fits: list[Fit], workspace: Workspace, n_heads: in
     """Score of every head of the chosen layers; p is corrected over all of them."""
     frames = [pl.DataFrame(schema=HEADS_SCHEMA)]
     for fit in fits:
-        result = load_fit(fit, HEADS, workspace) if study.heads and _is_asked(fit, study, study.heads) else None
+        result = load_fit(fit, HEADS, workspace) if is_asked(fit, study, study.heads) else None
         if result is not None:
             # Heads stand where summaries have layers; their depth means nothing and is left out.
             curves = summarise(result, n_layers=n_heads, n_resamples=study.statistics.resamples).curves
@@ -116,7 +113,8 @@ def heads_table(study: Study, fits: list[Fit], workspace: Workspace, n_heads: in
     return pl.concat(frames)
 
 
-def _is_asked(fit: Fit, study: Study, asked: Halves) -> bool:
+def is_asked(fit: Fit, study: Study, asked: Halves | None) -> bool:
+    """Whether a question is about the target of a fit."""
     return (fit.experiment.name, fit.target.title) in {(e.name, t.title) for e, t in study.chosen(asked)}
 
 

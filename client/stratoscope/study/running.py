@@ -18,7 +18,7 @@ from stratoscope.study.collecting import Bar, collect_captures
 from stratoscope.study.config import Study
 from stratoscope.study.fits import Columns, Fit, fit_main, list_fits, read_columns
 from stratoscope.study.halves import fit_halves, halved_targets
-from stratoscope.study.inside import fit_heads, fit_transfer
+from stratoscope.study.inside import fit_heads, fit_transfer, is_asked
 from stratoscope.study.stimuli import ID, make_stimuli
 from stratoscope.study.summary import report_study
 from stratoscope.study.workspace import Workspace
@@ -111,9 +111,11 @@ def fit_one(
     if (fit.experiment.name, fit.target.title) in halved_targets(study):
         with bar(f"halves of {fit.title}") as tick:
             fit_halves(fit, columns, study, workspace, fingerprint, tick)
-    with bar(f"between layers and heads: {fit.title}") as tick:
-        fit_transfer(fit, columns, study, workspace, fingerprint, tick)
-        if heads is not None:
+    if is_asked(fit, study, study.transfer):
+        with bar(f"between layers: {fit.title}") as tick:
+            fit_transfer(fit, columns, study, workspace, fingerprint, tick)
+    if heads is not None and is_asked(fit, study, study.heads):
+        with bar(f"heads of {fit.title}") as tick:
             fit_heads(fit, heads, study, workspace, tick)
 
 
