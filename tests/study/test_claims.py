@@ -57,6 +57,8 @@ def test_deep_corrects_for_the_number_of_targets() -> None:
     one = {"p_corrected": 0.03}
     assert decide(claim("deep", "one"), curves=curves(one)) == "holds"
     assert decide(claim("deep", "one"), curves=curves(one, {"target": "u", "p_corrected": 0.9})) == "cannot be told"
+    # Simes: several targets that pass together speak for each other.
+    assert decide(claim("deep", "one"), curves=curves(one, {"target": "u", "p_corrected": 0.04})) == "holds"
 
 
 def test_controls_other_metrics_sites_and_short_distances_decide_nothing() -> None:
@@ -157,9 +159,13 @@ def test_a_target_is_above_its_baselines_only_if_it_beats_every_one(change: dict
 
 
 def test_baselines_are_corrected_for_the_targets_of_the_model_controls_apart() -> None:
-    rows = [{"target": f"t{i}", "p_corrected": 0.02} for i in range(2)] + [{"target": "c", "is_control": True}] * 1
-    two = baseline_table(curves(*rows).select(pl.lit("m").alias("model"), pl.all()))
-    assert two.filter(~pl.col("is_control"))["verdict"].to_list() == [ABOVE, ABOVE]
-    rows.append({"target": "t2", "p_corrected": 0.02})
-    three = baseline_table(curves(*rows).select(pl.lit("m").alias("model"), pl.all()))
-    assert three.filter(~pl.col("is_control"))["verdict"].to_list() == [AT, AT, AT]
+    passing, failing = {"target": "a", "p_corrected": 0.02}, {"target": "b", "p_corrected": 0.9}
+    control = {"target": "c", "is_control": True, "p_corrected": 0.04}
+
+    def verdicts(*rows: dict[str, Any]) -> dict[str, str]:
+        frame = curves(*rows).select(pl.lit("m").alias("model"), pl.all())
+        return dict(baseline_table(frame).select("target", "verdict").rows())
+
+    assert verdicts(passing, failing, control) == {"a": ABOVE, "b": AT, "c": ABOVE}
+    assert verdicts(passing, failing, failing | {"target": "d"}) == {"a": AT, "b": AT, "d": AT}
+    assert verdicts(*({"target": name, "p_corrected": 0.02} for name in "abcde")) == dict.fromkeys("abcde", ABOVE)

@@ -1,12 +1,15 @@
 """The built-in study against models whose truth is known: what is planted is found, and nothing else is claimed."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from stratoscope.errors import RunError
 from stratoscope.study.catalogue import read_study
+from stratoscope.study.compare import ABOVE, compare_studies
 from stratoscope.study.config import Study
 from stratoscope.study.fits import Fit
 from stratoscope.study.questions import ALL_TARGETS
@@ -164,3 +167,36 @@ def test_the_report_shows_what_the_tables_say(hierarchy: Path) -> None:
     ):
         read = pl.read_csv(hierarchy / "tables" / f"{name}.csv", infer_schema_length=None)
         assert read.height == table(hierarchy, name).height > 0
+
+
+def test_models_are_compared_by_peaks_and_by_baselines(
+    hierarchy: Path, dipping: Path, empty: Path, tmp_path: Path
+) -> None:
+    page = compare_studies([hierarchy, dipping, empty], tmp_path / "compared").read_text("utf-8")
+    names = [f"synthetic ({path.name})" for path in (hierarchy, dipping, empty)]
+    assert all(name in page for name in names)
+    depth = table(tmp_path / "compared", "depth").filter(experiment="item", model_a=names[0], model_b=names[1])
+    (item,) = depth.to_dicts()
+    assert item["layers_low"] <= 12 - PEAKS["item"] <= item["layers_high"]
+    assert item["layers_low"] > 0
+    assert item["depth"] == pytest.approx(item["layers"] / (N_LAYERS - 1))
+    baseline = table(tmp_path / "compared", "baseline").filter(~pl.col("is_control"))
+    above = {name: rows.filter(verdict=ABOVE).height for (name,), rows in baseline.group_by("model")}
+    n_targets = baseline.filter(model=names[0]).height
+    assert above[names[2]] == 0
+    assert above[names[0]] >= n_targets - 1
+    assert f"{names[2]}: 0 of {n_targets} targets are above their baselines; it is at its baselines throughout" in page
+
+
+def test_runs_of_one_model_or_of_other_texts_are_not_compared(hierarchy: Path, dipping: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(hierarchy, copy)
+    with pytest.raises(RunError, match="are of one model"):
+        compare_studies([hierarchy, copy], tmp_path / "out")
+    frame = pl.read_parquet(copy / "stimuli" / "item.parquet")
+    frame.head(20).write_parquet(copy / "stimuli" / "item.parquet")
+    with pytest.raises(RunError, match="different texts in experiment item"):
+        compare_studies([dipping, copy], tmp_path / "out")
+    with pytest.raises(RunError, match="two runs or more"):
+        compare_studies([hierarchy], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

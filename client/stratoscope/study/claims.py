@@ -6,11 +6,12 @@ model at all, or the test has no power to decide, it *cannot be told*.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import polars as pl
+from scipy.stats import false_discovery_control
 
 from stratoscope.study.asked import Claim
 from stratoscope.study.config import Study
@@ -56,14 +57,18 @@ def claims_table(study: Study, tables: Tables) -> pl.DataFrame:
 def readable(claim: Claim, tables: Tables, *, from_depth: float = 0.0) -> dict[str, bool]:
     """Say of every experiment of a claim whether it can be read at the claim's site, in layers from a depth on.
 
-    It can if the corrected p of some layer and target is at most 0.05 divided by the number of targets (Bonferroni): p
-    is corrected for layers and sites, not for targets.
+    It can if some target passes: the least corrected p of each target's layers, combined over targets by Simes' test
+    (Simes 1986, *Biometrika* 73), since p is corrected for layers and sites and not for targets.
     """
     curves = _main_curves(claim, tables, from_depth)
     best = curves.group_by("experiment", "target", "part").agg(pl.col("p_corrected").min())
-    found = best.group_by("experiment").agg(p=pl.col("p_corrected").min() * pl.len())
-    p_of = dict(found.iter_rows())
-    return {name: p_of.get(name) is not None and p_of[name] <= ALPHA for name in claim.experiments}
+    p_of = {name: rows["p_corrected"] for (name,), rows in best.group_by("experiment")}
+    return {name: name in p_of and simes(p_of[name].to_list()) <= ALPHA for name in claim.experiments}
+
+
+def simes(p: Sequence[float | None]) -> float:
+    """Combine p-values of targets into one of "there is something in some of them"; an absent one counts as 1."""
+    return float(false_discovery_control([1.0 if one is None else one for one in p], method="bh").min())
 
 
 def _main_curves(claim: Claim, tables: Tables, from_depth: float) -> pl.DataFrame:

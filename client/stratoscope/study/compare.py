@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from scipy.stats import false_discovery_control
 
 from stratoscope.errors import RunError
 from stratoscope.study.config import Study
@@ -63,29 +64,34 @@ def compare_studies(paths: Sequence[Path], out: Path) -> Path:
 def baseline_table(curves: pl.DataFrame) -> pl.DataFrame:
     """Say of every model and target whether its best layer is above its baselines.
 
-    It is if some layer passes the permutation test that is corrected for layers and sites, at 0.05 divided by the
-    number of the model's targets (Bonferroni), and there the interval lies above chance and above what the words alone
-    and the surface alone give.
+    It is if some layer passes the permutation test that is corrected for layers and sites, with the rate of false
+    discoveries among the model's targets held at 0.05 (Benjamini & Hochberg 1995, *JRSS B* 57), and if at the best
+    layer the interval lies above chance and above what the words alone and the surface alone give.
     """
     main = curves.filter(pl.col("metric").is_in(["balanced_accuracy", "r2"]), pl.col("layer").is_not_null())
     key = ["model", "experiment", "target", "part"]
-    n_targets = main.filter(~pl.col("is_control")).select(key).unique().group_by("model").len("n_targets")
+    models = pl.Enum(curves["model"].unique(maintain_order=True))
     best = main.sort("score", descending=True, nulls_last=True).unique(key, keep="first", maintain_order=True)
-    least = main.group_by(key).agg(p_least=pl.col("p_corrected").min())
+    least = main.group_by(key).agg(p_corrected=pl.col("p_corrected").min())
     rival = pl.max_horizontal("chance", "text_score", "surface_score")
-    passes = (pl.col("p_least") * pl.col("n_targets") <= ALPHA) & (pl.col("low") > rival)
+    rows = best.drop("p_corrected").join(least, on=key, nulls_equal=True).with_columns(baseline=rival)
+    judged = pl.concat([_discovered(part) for part in rows.partition_by("model", "is_control")])
+    verdict = pl.when(pl.col("p_discovery").le(ALPHA) & pl.col("low").gt(pl.col("baseline"))).then(pl.lit(ABOVE))
     return (
-        best.join(least, on=key, nulls_equal=True)
-        .join(n_targets, on="model")
-        .with_columns(baseline=rival, passes=passes.fill_null(value=False))
-        .with_columns(verdict=pl.when("passes").then(pl.lit(ABOVE)).otherwise(pl.lit(AT)))
+        judged.with_columns(verdict=verdict.otherwise(pl.lit(AT)))
         .select(
             *key, "level", "is_control", "metric", best_score="score", low="low", high="high", best_site="site",
             best_layer="layer", chance="chance", text_score="text_score", surface_score="surface_score",
-            baseline="baseline", p_corrected="p_least", verdict="verdict",
+            baseline="baseline", p_corrected="p_corrected", p_discovery="p_discovery", verdict="verdict",
         )
-        .sort("experiment", "target", "part", "model")
+        .sort(pl.col("model").cast(models), "experiment", "target", "part")
     )  # fmt: skip
+
+
+def _discovered(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add p adjusted for the targets of one model, controls apart; no permutations count as p = 1."""
+    p = rows["p_corrected"].fill_null(1.0).to_numpy()
+    return rows.with_columns(p_discovery=pl.Series(false_discovery_control(p, method="bh")))
 
 
 def verdict_on_baselines(baseline: pl.DataFrame) -> str:

@@ -87,7 +87,7 @@ def _tests(study: Study) -> str:
         "against "
         f"{s.permutations} permutations of the labels, corrected over all layers and sites of a target by the "
         "maximum. Nothing "
-        "corrects curves for the number of targets; the table of claims does, by Bonferroni."
+        "corrects curves for the number of targets; the table of claims does, by Simes' test."
     )
 
 

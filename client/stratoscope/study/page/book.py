@@ -122,10 +122,11 @@ class Comparison:
         names = [one["name"] for one in self.models]
         if len(set(names)) < len(names):
             raise StimulusError(f"models {names}: each needs a name of its own")
-        for table in self.tables:
-            unknown = set(self.tables[table]["model"]) - set(names) if not self.table(table).is_empty() else set()
-            if unknown:
-                raise StimulusError(f"table {table!r} names models {sorted(unknown)}; list them in models")
+        for name, table in self.tables.items():
+            columns = [column for column in ("model", "model_a", "model_b") if column in table.columns]
+            named = {one for column in columns for one in table[column]}
+            if unknown := named - set(names):
+                raise StimulusError(f"table {name!r} names models {sorted(unknown)}; list them in models")
 
     def table(self, name: str) -> pl.DataFrame:
         """Return a table; an absent one is empty."""
