@@ -344,11 +344,29 @@ def comparison_of() -> Comparison:
             "chance": 0.5,
             "text_score": 0.55,
             "p_corrected": 0.01,
+            "p_discovery": 0.02,
             "verdict": "above its baselines" if scale else "at its baselines",
         }
         for model, (_, scale) in depths.items()
         for name, _, _, binary, _ in EXPERIMENTS
     ]
+    depth = pl.DataFrame(
+        [
+            {
+                "experiment": name,
+                "site": "resid_post",
+                "model_a": "small",
+                "model_b": "large",
+                "layers": 12.0,
+                "layers_low": 8.0,
+                "layers_high": 17.0,
+                "depth": -0.11,
+                "depth_low": -0.2,
+                "depth_high": 0.02,
+            }
+            for name, *_ in EXPERIMENTS
+        ]
+    )
     return Comparison(
         title="Three models compared",
         about="The same study on three models.",
@@ -356,7 +374,7 @@ def comparison_of() -> Comparison:
             {"name": name, "model": f"org/{name}", "n_layers": n_layers, "fingerprint": "3f9c" * 16}
             for name, (n_layers, _) in depths.items()
         ],
-        tables={"curves": curves, "peaks": peaks, "claims": claims, "baseline": pl.DataFrame(baseline)},
+        tables={"curves": curves, "peaks": peaks, "claims": claims, "baseline": pl.DataFrame(baseline), "depth": depth},
         methods=["All models saw the same texts."],
         provenance={"runs": [HOSTILE]},
     )

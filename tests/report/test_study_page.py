@@ -437,3 +437,11 @@ def test_the_browser_would_notice_a_broken_page(browser: Browser, tmp_path: Path
         assert shown.complaints
         assert len(shown.requests) == 2
         assert shown.page.evaluate("document.documentElement.scrollWidth") > 390
+
+
+def test_a_comparison_tells_how_far_the_peaks_lie_apart(tmp_path: Path) -> None:
+    page = write_comparison(tmp_path, comparison_of()).read_text("utf-8")
+    assert "Where the peaks lie, between models" in page
+    assert "12.00" in page
+    assert "−0.11" in page
+    assert "Rise, fall and rise again, model by model" not in page  # there is no such table

@@ -46,8 +46,14 @@ COMPARISON_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "claims": ("model", *_CLAIM),
     "baseline": (
         *("model", "experiment", "target", "best_score", "best_site", "best_layer"),
-        *("chance", "text_score", "p_corrected", "verdict"),
+        *("chance", "text_score", "p_corrected", "p_discovery", "verdict"),
     ),
+    "depth": (
+        *("experiment", "site", "model_a", "model_b", "layers", "layers_low", "layers_high"),
+        *("depth", "depth_low", "depth_high"),
+    ),
+    "rise_fall_rise": ("model", *COLUMNS["rise_fall_rise"]),
+    "coordination": ("model", *COLUMNS["coordination"]),
 }
 """Columns that the page of a comparison reads, by table."""
 

@@ -27,6 +27,63 @@ _TARGET = (
 )
 
 
+class Across(NamedTuple):
+    """How a table across models is told; `columns` are (name, heading)."""
+
+    table: str
+    title: str
+    about: str
+    columns: tuple[tuple[str, str], ...]
+    digits: int = 3
+
+
+_MODELS = (("experiment", "experiment"), ("site", "site"), ("model_a", "from model"), ("model_b", "to model"))
+_WHERE = (("model", "model"), ("experiment", "experiment"), ("target", "target"), ("site", "site"))
+ACROSS = (
+    Across(
+        "depth",
+        "Where the peaks lie, between models",
+        "How much later an experiment peaks in the second model, in layers and as a share of the "
+        "model's depth, with 95% "
+        "intervals over groups, resampled together for both. An interval that includes 0 leaves it open.",
+        (
+            *_MODELS,
+            *(("layers", "layers"), ("layers_low", "low"), ("layers_high", "high")),
+            *(("depth", "depth"), ("depth_low", "low"), ("depth_high", "high")),
+        ),
+        digits=2,
+    ),
+    Across(
+        "rise_fall_rise",
+        "Rise, fall and rise again, model by model",
+        "How far two peaks lie above the trough between them, windows found on one half of the "
+        "groups and tested on the "
+        "other. Found only if both are above 0.",
+        (
+            *_WHERE,
+            *(("peak1", "peak"), ("trough", "trough"), ("peak2", "peak"), ("fall", "fall"), ("fall_p", "p")),
+            *(("rise", "rise"), ("rise_p", "p"), ("verdict", "verdict")),
+        ),
+    ),
+    Across(
+        "coordination",
+        "Turns between neighbouring layers, model by model",
+        "Reliability of the detrended curves between halves of the groups, and their lag-1 correlation across halves, "
+        "against curves whose layers are exchanged near by.",
+        (
+            *_WHERE,
+            *(
+                ("reliability", "reliability"),
+                ("reliability_p", "p"),
+                ("lag1", "lag-1"),
+                ("lag1_null_low", "null from"),
+            ),
+            *(("lag1_null_high", "to"), ("lag1_p", "p"), ("verdict", "verdict")),
+        ),
+    ),
+)
+
+
 class Pair(NamedTuple):
     """One target in all models: its figure, and the rows of its peak table."""
 
@@ -69,6 +126,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> Path:
             claims=_claims(comparison.table("claims")),
             baseline=baseline,
             verdicts={name: tally([row for row in baseline if row["model"] == name]) for name in names},
+            across=[(kind, table.to_dicts()) for kind in ACROSS if (table := comparison.table(kind.table)).height],
             levels=_levels(curves, names, gallery),
             experiments=_experiments(curves, comparison.table("peaks"), names, gallery),
             links=links,
