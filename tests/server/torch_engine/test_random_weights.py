@@ -52,7 +52,8 @@ def test_the_twins_weights_are_those_its_architecture_starts_training_with(
     config = AutoConfig.from_pretrained(tiny_folder("llama"))
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        reference = AutoModel.from_config(config, attn_implementation="eager").eval()
+        drawn = AutoModel.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+        reference = drawn.eval()
     prompt = prompts_of(runner, texts[:1])[0]
     with torch.no_grad():
         ids = torch.tensor(prompt.token_ids, dtype=torch.long)[None]
