@@ -12,6 +12,7 @@ from sklearn.svm import SVC
 
 from stratoscope import Client, Run, StimulusTable, collect
 from stratoscope.errors import RunError
+from stratoscope.probes import DesignError
 from stratoscope.probes.sources import ChosenColumns
 from stratoscope.study.catalogue import parse_study
 from stratoscope.study.config import Study
@@ -150,3 +151,10 @@ def test_resamples_are_the_same_for_targets_of_the_same_groups(
     other = resampled_curve(result, "resid_post", "accuracy", n_resamples=200, seed=4)
     assert not np.array_equal(one.draws, other.draws)
     assert np.abs(one.draws.mean(axis=0) - one.scores).max() < 0.05
+
+
+def test_an_analysis_that_cannot_be_made_is_named(run: Run, fit: Fit, tmp_path: Path) -> None:
+    columns = read_columns(run, fit.rows["stimulus_id"].to_list())
+    many = parse_study(STUDY.replace("folds: 3", "folds: 30"), "study.yaml")
+    with pytest.raises(DesignError, match="^one/label, main: .*Lower folds"):
+        fit_main(fit, columns, many, Workspace(tmp_path / "out"), run.card.fingerprint, tick)

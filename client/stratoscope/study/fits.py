@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from stratoscope.errors import RunError
-from stratoscope.probes import ProbeWarning, SweepResult, load, save, sweep
+from stratoscope.probes import DesignError, ProbeWarning, SweepResult, load, save, sweep
 from stratoscope.probes.provenance import versions
 from stratoscope.probes.sources import ChosenColumns
 from stratoscope.store.run import Run
@@ -184,7 +185,7 @@ def fit_once(
     if record.exists() and json.loads(record.read_text("utf-8"))["digest"] == name:
         return next(iter(load(folder).values()))
     record.unlink(missing_ok=True)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as told, _named(fit, folder):
         warnings.simplefilter("always", ProbeWarning)
         result = sweep(
             columns, rows[fit.target.label].to_numpy(), groups=fit.groups.to_numpy(), ids=rows[ID].to_list(),
@@ -200,6 +201,15 @@ def fit_once(
     write_json(record, {"digest": name, "warnings": notes, "spec": {k: spec[k] for k in ("fingerprint", "settings")}})
     shutil.rmtree(folder / "checkpoints")
     return result
+
+
+@contextmanager
+def _named(fit: Fit, folder: Path) -> Iterator[None]:
+    """Say which analysis could not be made."""
+    try:
+        yield
+    except DesignError as error:
+        raise DesignError(f"{fit.title}, {folder.name}: {error}") from error
 
 
 def _shared(statistics: Statistics) -> dict[str, Any]:
