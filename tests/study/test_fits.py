@@ -156,5 +156,5 @@ def test_resamples_are_the_same_for_targets_of_the_same_groups(
 def test_an_analysis_that_cannot_be_made_is_named(run: Run, fit: Fit, tmp_path: Path) -> None:
     columns = read_columns(run, fit.rows["stimulus_id"].to_list())
     many = parse_study(STUDY.replace("folds: 3", "folds: 30"), "study.yaml")
-    with pytest.raises(DesignError, match="^one/label, main: .*Lower folds"):
+    with pytest.raises(DesignError, match=r"^one/label, main: .*Lower folds"):
         fit_main(fit, columns, many, Workspace(tmp_path / "out"), run.card.fingerprint, tick)
