@@ -95,7 +95,7 @@ def test_the_main_curve_is_what_a_plain_script_gives(run: Run, study: Study, fit
     rows = result.predictions.filter(site="resid_post", layer=3, control="none")
     fold_of = dict(rows.select("stimulus_id", "fold").rows())
     cv = PredefinedSplit([fold_of[name] for name in fit.rows["stimulus_id"]])
-    model = make_pipeline(StandardScaler(), SVC(kernel="linear", C=1.0))
+    model = make_pipeline(StandardScaler(), SVC(kernel="linear", C=study.statistics.C))
     plain = cross_val_predict(model, columns["resid_post", 3].astype(np.float64), fit.rows["label"].to_numpy(), cv=cv)
     found = dict(rows.select("stimulus_id", "prediction").rows())
     assert [found[name] for name in fit.rows["stimulus_id"]] == plain.tolist()

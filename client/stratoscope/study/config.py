@@ -115,6 +115,9 @@ class Statistics(Part):
     ----------
     folds, shuffles, seed, resamples
         Outer folds, shuffled label vectors, seed of all draws, resamples of the bootstrap.
+    C
+        Penalty of support vector machines and logistic regression. Features are standardised, so that inner products
+        are as large as the model is wide: C = 1 is then a hard margin, many times slower and no better.
     classes, values
         Probes whose curves are shown.
     test, permutations
@@ -127,6 +130,7 @@ class Statistics(Part):
     shuffles: Positive = 5
     seed: int = 0
     resamples: Annotated[int, Field(ge=100)] = 1000
+    C: Annotated[float, Field(gt=0)] = 0.01
     classes: str = "svm"
     values: str = "ridge"
     test: str = "ridge_classifier"

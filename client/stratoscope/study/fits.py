@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from stratoscope.errors import RunError
-from stratoscope.probes import DesignError, ProbeWarning, SweepResult, load, save, sweep
+from stratoscope.probes import PROBES, DesignError, ProbeWarning, SweepResult, load, save, sweep
 from stratoscope.probes.provenance import versions
 from stratoscope.probes.sources import ChosenColumns
 from stratoscope.store.run import Run
@@ -123,21 +123,21 @@ def fit_main(fit: Fit, columns: Columns, study: Study, workspace: Workspace, fin
     is_tested_itself = fit.target.kind == "values"
     controls = ("shuffled", "text", *(("type",) if fit.target.types else ()))
     fit_once(
-        fit, columns, folder / "main", fingerprint, tick, **_shared(statistics), probe=fit.probe(statistics),
+        fit, columns, folder / "main", fingerprint, tick, **settings_of(fit.probe(statistics), statistics),
         controls=controls, n_shuffles=statistics.shuffles, types=fit.target.types,
         permutations=statistics.permutations if is_tested_itself else 0,
     )  # fmt: skip
     if not is_tested_itself and statistics.permutations:
         fit_once(
-            fit, columns, folder / "test", fingerprint, tick, **_shared(statistics), probe=statistics.test,
+            fit, columns, folder / "test", fingerprint, tick, **settings_of(statistics.test, statistics),
             controls=("shuffled",), n_shuffles=statistics.shuffles, permutations=statistics.permutations,
         )  # fmt: skip
     if fit.experiment.surface:
         # Not the SVM: on a few features that do not separate the classes, LIBSVM takes a minute.
         quick = statistics.values if is_tested_itself else statistics.test
         fit_once(
-            fit, surface_columns(fit), folder / "surface", fingerprint, tick, **_shared(statistics),
-            probe=quick, controls=(),
+            fit, surface_columns(fit), folder / "surface", fingerprint, tick, **settings_of(quick, statistics),
+            controls=(),
         )  # fmt: skip
 
 
@@ -212,8 +212,10 @@ def _named(fit: Fit, folder: Path) -> Iterator[None]:
         raise DesignError(f"{fit.title}, {folder.name}: {error}") from error
 
 
-def _shared(statistics: Statistics) -> dict[str, Any]:
-    return {"cv": statistics.folds, "seed": statistics.seed}
+def settings_of(probe: str, statistics: Statistics) -> dict[str, Any]:
+    """Return the settings of a study's sweeps with a probe."""
+    penalty = {"C": statistics.C} if probe in PROBES and PROBES[probe].hyper == "C" else {}
+    return {"probe": probe, "cv": statistics.folds, "seed": statistics.seed, **penalty}
 
 
 def load_fit(fit: Fit, part: str, workspace: Workspace) -> SweepResult | None:

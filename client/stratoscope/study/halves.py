@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stratoscope.probes import SweepResult
 from stratoscope.study.config import Study
-from stratoscope.study.fits import Columns, Fit, Rows, Tick, fit_once, load_fit
+from stratoscope.study.fits import Columns, Fit, Rows, Tick, fit_once, load_fit, settings_of
 from stratoscope.study.workspace import Workspace
 
 HALVES: Final = ("a", "b")
@@ -41,8 +41,8 @@ def fit_halves(fit: Fit, columns: Columns, study: Study, workspace: Workspace, f
             kept = np.flatnonzero(fit.rows["stimulus_id"].is_in(rows["stimulus_id"].to_list()).to_numpy())
             fit_once(
                 fit.with_rows(rows), {key: values[kept] for key, values in chosen.items()},
-                fit.folder(workspace) / _name(split, half), fingerprint, tick, cv=statistics.folds,
-                seed=statistics.seed, probe=fit.probe(statistics), controls=(),
+                fit.folder(workspace) / _name(split, half), fingerprint, tick,
+                **settings_of(fit.probe(statistics), statistics), controls=(),
             )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from stratoscope.store.run import Run
 from stratoscope.study.asked import Halves
 from stratoscope.study.captures import HEADS
 from stratoscope.study.config import Study
-from stratoscope.study.fits import RECORD, Columns, Fit, Tick, fit_once, load_fit, read_columns
+from stratoscope.study.fits import RECORD, Columns, Fit, Tick, fit_once, load_fit, read_columns, settings_of
 from stratoscope.study.stimuli import ID
 from stratoscope.study.workspace import Workspace, digest, write_json
 
@@ -48,7 +48,7 @@ def fit_transfer(fit: Fit, columns: Columns, study: Study, workspace: Workspace,
         return
     found = generalize(
         chosen, labels.to_numpy(), groups=groups.to_numpy(), ids=rows[ID].to_list(), target=fit.target.title,
-        probe=fit.probe(statistics), cv=statistics.folds, seed=statistics.seed, progress=tick,
+        progress=tick, **settings_of(fit.probe(statistics), statistics),
     )  # fmt: skip
     main = found.filter(pl.col("metric") == found["metric"][0])
     cells = main.group_by("train_layer", "test_layer", maintain_order=True).agg(pl.col("score").mean())
@@ -62,9 +62,9 @@ def fit_heads(fit: Fit, run: Run, study: Study, workspace: Workspace, tick: Tick
     statistics = study.statistics
     fit_once(
         fit, split_heads(read_columns(run, fit.rows[ID].to_list(), (HEADS,)), run.card.n_heads),
-        fit.folder(workspace) / HEADS, run.card.fingerprint, tick, cv=statistics.folds, seed=statistics.seed,
-        probe=statistics.test if fit.target.kind == "classes" else statistics.values, controls=("shuffled",),
-        n_shuffles=statistics.shuffles, permutations=statistics.permutations,
+        fit.folder(workspace) / HEADS, run.card.fingerprint, tick,
+        **settings_of(statistics.test if fit.target.kind == "classes" else statistics.values, statistics),
+        controls=("shuffled",), n_shuffles=statistics.shuffles, permutations=statistics.permutations,
     )  # fmt: skip
 
 

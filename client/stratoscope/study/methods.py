@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from stratoscope.report.prose import ORIGIN
-from stratoscope.study.config import Experiment, Study
+from stratoscope.study.config import Experiment, Statistics, Study
 from stratoscope.study.rise_fall import window_reach
 from stratoscope.study.texts import AtDistance, Lists
 from stratoscope_wire import ModelCard
 
-PROBES = {
-    "svm": "a linear support vector machine (C = 1)",
+NAMES = {
+    "svm": "a linear support vector machine (C = {C:g})",
     "ridge": "ridge regression (penalty chosen by inner grouped folds)",
     "ridge_classifier": "ridge regression on coded classes (penalty chosen by inner grouped folds)",
     "lda": "linear discriminant analysis with a shrunk covariance",
-    "logistic": "logistic regression (C = 1)",
+    "logistic": "logistic regression (C = {C:g})",
     "linear_svc": "LIBLINEAR's support vector machine",
 }
 
@@ -66,8 +66,8 @@ def _design(experiment: Experiment) -> str:
 def _probes(study: Study) -> str:
     s = study.statistics
     return (
-        f"For every site and layer {PROBES.get(s.classes, s.classes)} was fitted to classes and "
-        f"{PROBES.get(s.values, s.values)} to values, with features standardised on the training rows, over "
+        f"For every site and layer {_probe(s.classes, s)} was fitted to classes and "
+        f"{_probe(s.values, s)} to values, with features standardised on the training rows, over "
         f"{s.folds} folds "
         "that never divide a group and are the same for all sites and layers. Scores are means over held-out folds. "
         f"Controls: {s.shuffles} shuffles of the labels at the level where the label lives; the same probe on "
@@ -78,12 +78,16 @@ def _probes(study: Study) -> str:
     )
 
 
+def _probe(name: str, s: Statistics) -> str:
+    return NAMES.get(name, name).format(C=s.C)
+
+
 def _tests(study: Study) -> str:
     s = study.statistics
     if not s.permutations:
         return "No permutation test was asked for, so nothing is said of significance."
     return (
-        f"Significance is that of {PROBES.get(s.test, s.test)} for classes, and of the probe itself for values, "
+        f"Significance is that of {_probe(s.test, s)} for classes, and of the probe itself for values, "
         "against "
         f"{s.permutations} permutations of the labels, corrected over all layers and sites of a target by the "
         "maximum. Nothing "
@@ -128,7 +132,8 @@ def _switches(study: Study) -> str:
         f"This is {ORIGIN}. What the paper's abstract leaves open was set here as follows, and can be set "
         "otherwise: token "
         f"read “{study.reading.read}”; special tokens {study.reading.add_special_tokens}; no chat template; probe "
-        f"“{study.statistics.classes}” with C = 1; {study.statistics.folds} grouped folds; features standardised, "
+        f"“{study.statistics.classes}” with C = {study.statistics.C:g}; {study.statistics.folds} grouped folds; features "
+        "standardised, "
         "no PCA; "
         "stimuli, templates and numbers of texts as in the recorded study below."
     )

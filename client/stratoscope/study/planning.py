@@ -161,7 +161,7 @@ def _cost(
 
 def _task(fit: Fit, s: Statistics, probe: str, n_draws: int) -> Task:
     """Return the sweep's task, with as many label vectors; which they are does not change the cost."""
-    settings = Settings(True, as_grid(1.0), as_grid(ALPHAS), as_grid(SHRINKAGES), 5)  # noqa: FBT003
+    settings = Settings(True, as_grid(s.C), as_grid(ALPHAS), as_grid(SHRINKAGES), 5)  # noqa: FBT003
     task = make_task(
         fit.rows[fit.target.label].to_numpy(), fit.groups.to_numpy(), probe=probe, cv=s.folds, settings=settings,
         ids=fit.rows[ID].to_list(), texts=None, target=fit.target.title, seed=s.seed,
