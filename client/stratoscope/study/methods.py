@@ -129,11 +129,8 @@ def _questions(study: Study, card: ModelCard) -> list[str]:
 
 def _switches(study: Study) -> str:
     return (
-        f"This is {ORIGIN}. What the paper's abstract leaves open was set here as follows, and can be set "
-        "otherwise: token "
-        f"read “{study.reading.read}”; special tokens {study.reading.add_special_tokens}; no chat template; probe "
-        f"“{study.statistics.classes}” with C = {study.statistics.C:g}; {study.statistics.folds} grouped folds; features "
-        "standardised, "
-        "no PCA; "
-        "stimuli, templates and numbers of texts as in the recorded study below."
+        f"This is {ORIGIN}. What the paper's abstract leaves open was set here as follows, and can be set otherwise: "
+        f"token read “{study.reading.read}”; special tokens {study.reading.add_special_tokens}; no chat template; "
+        f"probe “{study.statistics.classes}” with C = {study.statistics.C:g}; {study.statistics.folds} grouped folds; "
+        "features standardised, no PCA; stimuli, templates and numbers of texts as in the recorded study below."
     )
