@@ -92,13 +92,14 @@ def _draw_panels(
             axes.tick_params(axis="y", length=0)
             axes.set_ylim(len(values) - 0.5, -0.5)
             axes.set_xlim(-0.5, n_layers - 0.5)
-            axes.set_ylabel(name)
             label_layers(axes, n_layers)
             axes.grid(visible=False)
             axes.set_xlabel("" if axes is not grid[-1] else axes.get_xlabel())
             if axes is grid[0]:
                 add_depth(axes, n_layers)
             name_site(axes, site)
+        # Once for all panels: one of two rows is lower than its label is long.
+        figure.supylabel(name, fontsize=9)
         bar = figure.colorbar(mesh, ax=list(grid), label=NORMAL_NAME, pad=0.02, extend="min", aspect=25)
         bar.outline.set_visible(False)
     return figure
