@@ -90,8 +90,27 @@ def test_an_order_of_three_needs_both_of_its_steps(verdicts: tuple[str, str], to
     assert decide(asked, curves=mute, order=pl.DataFrame(rows)) == "cannot be told"
 
 
+def test_one_step_that_fails_refutes_an_order_even_where_another_cannot_be_told() -> None:
+    row = {"site": "resid_post", "difference": -9.0, "low": -12.0, "high": -5.0, "verdict": "does not hold"}
+    steps = [
+        {"earlier": "one", "later": "two"} | row,
+        {"earlier": "two", "later": "three"} | row | {"verdict": "holds"},
+    ]
+    asked, table = claim("order", "one", "two", "three"), pl.DataFrame(steps)
+    third = curves({}, {"experiment": "two"}, {"experiment": "three", "p_corrected": 0.5})
+    assert decide(asked, curves=third, order=table) == "does not hold"
+    second = curves({}, {"experiment": "two", "p_corrected": 0.5}, {"experiment": "three"})
+    assert decide(asked, curves=second, order=table) == "cannot be told"
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "told"), [(0.02, 0.2, "holds"), (-0.02, 0.2, "cannot be told"), (-0.2, -0.02, "does not hold")]
+    ("low", "high", "told"),
+    [
+        (0.02, 0.2, "holds"),
+        (-0.02, 0.2, "cannot be told"),
+        (-0.2, -0.02, "does not hold"),
+        (0.0, 0.0, "does not hold"),  # the peak is where the deepest layers are
+    ],
 )
 def test_fading_is_decided_by_the_interval_of_the_decline(low: float, high: float, told: str) -> None:
     row = {"experiment": "one", "site": "resid_post", "peak": "3-5", "deep": "28-29", "decline": 0.05}

@@ -89,12 +89,14 @@ def _order(claim: Claim, tables: Tables) -> Decision:
         f"{row['high']:+.0f}]"
         for row in chosen
     )
-    silent = [name for name, can in readable(claim, tables).items() if not can]
+    can = readable(claim, tables)
+    silent = [name for name in claim.experiments if not can[name]]
+    why = "holds if every 95 % interval is above 0 layers; does not hold if one is below 1"
+    if any(row["verdict"] == FAILS and can[row["earlier"]] and can[row["later"]] for row in chosen):
+        return FAILS, measured, why
     if silent:
         return OPEN, measured, f"{', '.join(silent)} cannot be read at {claim.site}, so that its peak means nothing"
-    verdicts = [row["verdict"] for row in chosen]
-    why = "holds if every 95 % interval is above 0 layers; does not hold if one is below 1"
-    return (HOLDS if all(v == HOLDS for v in verdicts) else FAILS if FAILS in verdicts else OPEN), measured, why
+    return (HOLDS if all(row["verdict"] == HOLDS for row in chosen) else OPEN), measured, why
 
 
 def _fades(claim: Claim, tables: Tables) -> Decision:
@@ -109,10 +111,13 @@ def _fades(claim: Claim, tables: Tables) -> Decision:
     silent = [name for name, can in readable(claim, tables).items() if not can]
     if silent:
         return OPEN, measured, f"{', '.join(silent)} cannot be read at {claim.site}, so that nothing can fade"
-    why = "peak found on one half of the groups, decline tested on the other; holds if every 95 % interval is above 0"
+    why = (
+        "peak found on one half of the groups, decline tested on the other; holds if every 95 % interval is above 0, "
+        "does not hold if one is above 0 nowhere, as where the peak is among the deepest layers"
+    )
     if all(row["low"] > 0 for row in rows):
         return HOLDS, measured, why
-    return (FAILS if any(row["high"] < 0 for row in rows) else OPEN), measured, why
+    return (FAILS if any(row["high"] <= 0 for row in rows) else OPEN), measured, why
 
 
 def _deep(claim: Claim, tables: Tables) -> Decision:
