@@ -37,6 +37,7 @@ class TamperedRunner(synthetic.SyntheticRunner):
     def __init__(
         self, before: Callable[[int], None] = lambda _: None, after: Callable[[int, Block], Block] = lambda _, b: b
     ) -> None:
+        super().__init__()
         self.n_batches = 0
         self._before = before
         self._after = after
