@@ -132,6 +132,8 @@ def shown_study(study: "Study", stimuli: Mapping[str, pl.DataFrame]) -> str:
 
 def planned_study(plan: "StudyPlan") -> str:
     """Say what a study would take."""
+    from stratoscope.probes.cost import duration  # brings scikit-learn, which most commands do without
+
     width = max(len(one.name) for one in plan.experiments)
     head = f"{'experiment':{width}}  stimuli  groups  analyses        fits       time"
     lines = [head, "-" * len(head)]
@@ -170,13 +172,6 @@ def told_claims(claims: pl.DataFrame) -> str:
 def shortened(text: str, most: int = 100) -> str:
     """Cut a text for one line."""
     return text if len(text) <= most else f"{text[:most].rstrip()} …"
-
-
-def duration(seconds: float) -> str:
-    """Write a time for a person."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def size(n_bytes: int) -> str:

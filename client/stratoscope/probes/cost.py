@@ -35,7 +35,7 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_columns} columns, {self.n_fits:,} fits, about {_duration(self.seconds)}, "
+            f"{self.n_columns} columns, {self.n_fits:,} fits, about {duration(self.seconds)}, "
             f"about {self.n_bytes / 2**20:,.0f} MiB of memory"
         )
 
@@ -97,7 +97,8 @@ def _timed(X: NDArray[Any], task: Task) -> float:
     return time.perf_counter() - began
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time for a person."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

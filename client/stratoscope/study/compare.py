@@ -11,13 +11,12 @@ import polars as pl
 from scipy.stats import false_discovery_control
 
 from stratoscope.errors import RunError
-from stratoscope.study.config import Study
-from stratoscope.study.fits import Fit, list_fits
+from stratoscope.study.claims import MAIN_METRICS
+from stratoscope.study.fits import by_experiment, list_fits
 from stratoscope.study.methods import methods
-from stratoscope.study.order import SMOOTH
+from stratoscope.study.order import peak_difference
 from stratoscope.study.page import Comparison, write_comparison
 from stratoscope.study.questions import ALPHA, experiment_curve
-from stratoscope.study.resampling import Curve, smoothed
 from stratoscope.study.workspace import Workspace
 
 COMPARED = ("curves", "peaks", "claims", "rise_fall_rise", "coordination", "order")
@@ -68,7 +67,7 @@ def baseline_table(curves: pl.DataFrame) -> pl.DataFrame:
     discoveries among the model's targets held at 0.05 (Benjamini & Hochberg 1995, *JRSS B* 57), and if at the best
     layer the interval lies above chance and above what the words alone and the surface alone give.
     """
-    main = curves.filter(pl.col("metric").is_in(["balanced_accuracy", "r2"]), pl.col("layer").is_not_null())
+    main = curves.filter(pl.col("metric").is_in(MAIN_METRICS), pl.col("layer").is_not_null())
     key = ["model", "experiment", "target", "part"]
     models = pl.Enum(curves["model"].unique(maintain_order=True))
     best = main.sort("score", descending=True, nulls_last=True).unique(key, keep="first", maintain_order=True)
@@ -120,18 +119,17 @@ def depth_table(spaces: Sequence[Workspace], names: Sequence[str]) -> pl.DataFra
     rows = []
     study = spaces[0].study
     curves = {
-        (name, experiment): _curve(space, study, experiment)
+        (name, experiment): experiment_curve(fits, space, "resid_post", study.statistics)
         for name, space in zip(names, spaces, strict=True)
-        for experiment in (e.name for e in study.experiments)
+        for experiment, fits in by_experiment(list_fits(study, space.recorded_stimuli())).items()
     }
     for (a, left), (b, right) in combinations(zip(names, spaces, strict=True), 2):
         for experiment in study.experiments:
             first, second = curves[a, experiment.name], curves[b, experiment.name]
-            depths = left.card.n_layers - 1, right.card.n_layers - 1
+            depths = max(left.card.n_layers - 1, 1), max(right.card.n_layers - 1, 1)
             row: dict[str, Any] = {"experiment": experiment.name, "site": "resid_post", "model_a": a, "model_b": b}
             for unit, scales in (("layers", (1, 1)), ("depth", depths)):
-                point, draws = _peak_difference(first, second, scales)
-                low, high = draws.quantile(0.025, "linear"), draws.quantile(0.975, "linear")
+                point, low, high = peak_difference(first, second, scales)
                 row |= {unit: point, f"{unit}_low": low, f"{unit}_high": high}
             rows.append(row)
     return pl.DataFrame(rows)
@@ -144,20 +142,6 @@ def model_names(spaces: Sequence[Workspace]) -> list[str]:
         name if names.count(name) == 1 else f"{name} ({space.path.name})"
         for name, space in zip(names, spaces, strict=True)
     ]
-
-
-def _peak_difference(first: Curve, second: Curve, scales: tuple[int, int]) -> tuple[float, pl.Series]:
-    places = []
-    for curve, scale in zip((first, second), scales, strict=True):
-        peak = curve.layers[smoothed(curve.scores, SMOOTH).argmax()] / max(scale, 1)
-        drawn = curve.layers[smoothed(curve.draws, SMOOTH).argmax(axis=1)] / max(scale, 1)
-        places.append((float(peak), drawn))
-    return places[1][0] - places[0][0], pl.Series(places[1][1] - places[0][1])
-
-
-def _curve(space: Workspace, study: Study, experiment: str) -> Curve:
-    fits: list[Fit] = [fit for fit in list_fits(study, space.recorded_stimuli()) if fit.experiment.name == experiment]
-    return experiment_curve(fits, space, "resid_post", study.statistics)
 
 
 def _stacked(spaces: Sequence[Workspace], names: Sequence[str], table: str) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,9 +49,14 @@ class Fit:
     part: object = None
 
     @property
+    def name(self) -> str:
+        """Name of the target, with the part."""
+        return self.target.title if self.part is None else f"{self.target.title} at {self.part}"
+
+    @property
     def title(self) -> str:
-        """For people."""
-        return f"{self.experiment.name}/{self.target.title}" + ("" if self.part is None else f" at {self.part}")
+        """Name of experiment and target, for people."""
+        return f"{self.experiment.name}/{self.name}"
 
     @property
     def groups(self) -> pl.Series:
@@ -89,6 +95,11 @@ def list_fits(study: Study, stimuli: Mapping[str, Rows]) -> list[Fit]:
         for target in experiment.targets
         for part in parts_of(stimuli[experiment.name], target)
     ]
+
+
+def by_experiment(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
+    """Group fits by experiment, in order."""
+    return {name: list(group) for name, group in groupby(fits, key=lambda fit: fit.experiment.name)}
 
 
 def read_columns(run: Run, ids: Sequence[str], sites: Sequence[str] | None = None) -> Columns:

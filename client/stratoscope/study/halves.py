@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stratoscope.probes import SweepResult
+from stratoscope.probes.sources import ChosenColumns
 from stratoscope.study.config import Study
 from stratoscope.study.fits import Columns, Fit, Rows, Tick, fit_once, load_fit, settings_of
 from stratoscope.study.workspace import Workspace
@@ -34,13 +35,12 @@ def halved_sites(study: Study) -> tuple[str, ...]:
 
 def fit_halves(fit: Fit, columns: Columns, study: Study, workspace: Workspace, fingerprint: str, tick: Tick) -> None:
     """Fit a target on both halves of its groups, for every division."""
-    chosen = {key: columns[key] for key in columns if key[0] in halved_sites(study)}
     statistics = study.statistics
     for split in range(statistics.splits):
         for half, rows in split_groups(fit, split).items():
             kept = np.flatnonzero(fit.rows["stimulus_id"].is_in(rows["stimulus_id"].to_list()).to_numpy())
             fit_once(
-                fit.with_rows(rows), {key: values[kept] for key, values in chosen.items()},
+                fit.with_rows(rows), ChosenColumns(columns, kept, halved_sites(study)),
                 fit.folder(workspace) / _name(split, half), fingerprint, tick,
                 **settings_of(fit.probe(statistics), statistics), controls=(),
             )  # fmt: skip

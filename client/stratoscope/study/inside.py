@@ -9,6 +9,7 @@ import polars as pl
 
 from stratoscope.probes import generalize, summarise
 from stratoscope.probes.provenance import versions
+from stratoscope.probes.sources import ChosenColumns
 from stratoscope.store.run import Run
 from stratoscope.study.asked import Halves
 from stratoscope.study.captures import HEADS
@@ -38,7 +39,7 @@ def fit_transfer(fit: Fit, columns: Columns, study: Study, workspace: Workspace,
     asked = study.transfer
     assert asked is not None
     statistics, rows = study.statistics, fit.rows
-    chosen = {key: columns[key] for key in columns if key[0] == asked.site}
+    chosen = ChosenColumns(columns, None, (asked.site,))
     folder = fit.folder(workspace) / "transfer"
     labels, groups = rows[fit.target.label], fit.groups
     spec = digest([fingerprint, rows[ID].to_list(), labels.to_list(), groups.to_list(), asked.site, versions(),
@@ -88,7 +89,7 @@ def transfer_table(study: Study, fits: list[Fit], workspace: Workspace) -> pl.Da
     for fit in fits:
         path = fit.folder(workspace) / "transfer" / "cells.parquet"
         if study.transfer is not None and is_asked(fit, study, study.transfer) and path.exists():
-            names = {"experiment": fit.experiment.name, "target": _title(fit), "site": study.transfer.site}
+            names = {"experiment": fit.experiment.name, "target": fit.name, "site": study.transfer.site}
             cells = pl.read_parquet(path).with_columns(pl.lit(value).alias(name) for name, value in names.items())
             frames.append(cells.select(list(TRANSFER_SCHEMA)))
     return pl.concat(frames)
@@ -105,7 +106,7 @@ def heads_table(study: Study, fits: list[Fit], workspace: Workspace, n_heads: in
             main = curves.filter(pl.col("metric") == curves["metric"][0])
             frames.append(
                 main.select(
-                    experiment=pl.lit(fit.experiment.name), target=pl.lit(_title(fit)),
+                    experiment=pl.lit(fit.experiment.name), target=pl.lit(fit.name),
                     layer=pl.col("site").str.strip_prefix(f"{HEADS}.").cast(pl.Int32), head="layer",
                     score="score", low="low", high="high", p_corrected="p_corrected",
                 )
@@ -116,7 +117,3 @@ def heads_table(study: Study, fits: list[Fit], workspace: Workspace, n_heads: in
 def is_asked(fit: Fit, study: Study, asked: Halves | None) -> bool:
     """Whether a question is about the target of a fit."""
     return (fit.experiment.name, fit.target.title) in {(e.name, t.title) for e, t in study.chosen(asked)}
-
-
-def _title(fit: Fit) -> str:
-    return fit.target.title if fit.part is None else f"{fit.target.title} at {fit.part}"

@@ -35,14 +35,20 @@ def peaks(curve: Curve) -> tuple[float, NDArray[np.float64]]:
     )
 
 
+def peak_difference(first: Curve, second: Curve, scales: tuple[float, float] = (1, 1)) -> tuple[float, float, float]:
+    """Return how much later the second curve peaks, and the middle 95 %; layers are divided by the scales."""
+    (a, a_drawn), (b, b_drawn) = peaks(first), peaks(second)
+    n_both = min(len(a_drawn), len(b_drawn))
+    low, high = np.quantile(b_drawn[:n_both] / scales[1] - a_drawn[:n_both] / scales[0], [0.025, 0.975])
+    return b / scales[1] - a / scales[0], float(low), float(high)
+
+
 def order_of_peaks(earlier: Curve, later: Curve) -> Order:
     """Compare two curves of the same layers.
 
     The claim "the second peaks later" holds if the whole interval is above zero, does not hold if it is below one
     layer, and cannot be told otherwise.
     """
-    (first, first_drawn), (second, second_drawn) = peaks(earlier), peaks(later)
-    n_both = min(len(first_drawn), len(second_drawn))
-    low, high = np.quantile(second_drawn[:n_both] - first_drawn[:n_both], [0.025, 0.975])
+    difference, low, high = peak_difference(earlier, later)
     verdict: Verdict = "holds" if low > 0 else "does not hold" if high < 1 else "cannot be told"
-    return Order(second - first, float(low), float(high), verdict)
+    return Order(difference, low, high, verdict)

@@ -17,8 +17,9 @@ from stratoscope.probes.estimators import ALPHAS, SHRINKAGES, Settings, as_grid
 from stratoscope.probes.task import Task, make_task
 from stratoscope.study.captures import distinct, make_captures
 from stratoscope.study.config import Statistics, Study
-from stratoscope.study.fits import Fit, list_fits
+from stratoscope.study.fits import Fit, by_experiment, list_fits
 from stratoscope.study.halves import HALVES, halved_sites, halved_targets
+from stratoscope.study.inside import is_asked
 from stratoscope.study.stimuli import ID
 from stratoscope_wire import ModelCard
 
@@ -93,9 +94,7 @@ def plan_study(
     card = client.model()
     captures = distinct(make_captures(study, stimuli, card))
     collections = tuple(plan_collection(capture.table, client, **capture.arguments) for capture in captures)
-    by_name: dict[str, list[Fit]] = {}
-    for fit in list_fits(study, stimuli):
-        by_name.setdefault(fit.experiment.name, []).append(fit)
+    by_name = by_experiment(list_fits(study, stimuli))
     return StudyPlan(
         tuple(_plan_experiment(study, name, stimuli[name], fits, card) for name, fits in by_name.items()),
         collections,
@@ -141,9 +140,7 @@ def _costs(study: Study, fit: Fit, card: ModelCard) -> list[tuple[int, float]]:
         n_halved = len(card.columns([site for site in halved_sites(study) if site in sites], "all"))
         half = fit.with_rows(fit.rows[::2])
         found += [_cost(half, s, fit.probe(s), n_halved, 0, card)] * (len(HALVES) * s.splits)
-    if study.heads is not None and (fit.experiment.name, fit.target.title) in {
-        (e.name, t.title) for e, t in study.chosen(study.heads)
-    }:
+    if study.heads is not None and is_asked(fit, study, study.heads):
         n_heads = card.n_heads * len(study.heads.depths)
         probe = s.values if is_tested_itself else s.test
         found.append(_cost(fit, s, probe, n_heads, s.shuffles + s.permutations, card, width=card.d_head))

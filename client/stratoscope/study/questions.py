@@ -164,10 +164,9 @@ def _halves(
     for experiment, target in study.chosen(asked):
         for fit in (one for one in fits[experiment.name] if one.target == target):
             layers, curves = half_curves(fit, workspace, site, study.statistics.splits)
-            name = target.title if fit.part is None else f"{target.title} at {fit.part}"
             # Layers that were not read between two others leave nobody to take turns with.
             if len(layers) > asked.span and (np.diff(layers) == 1).all():
-                named[experiment.name, name] = curves
+                named[experiment.name, fit.name] = curves
     return named
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from stratoscope.store.run import Run
 from stratoscope.study.captures import HEADS, Capture, distinct, make_captures
 from stratoscope.study.collecting import Bar, collect_captures
 from stratoscope.study.config import Study
-from stratoscope.study.fits import Columns, Fit, fit_main, list_fits, read_columns
+from stratoscope.study.fits import Columns, Fit, by_experiment, fit_main, list_fits, read_columns
 from stratoscope.study.halves import fit_halves, halved_targets
 from stratoscope.study.inside import fit_heads, fit_transfer, is_asked
 from stratoscope.study.stimuli import ID, make_stimuli
@@ -117,11 +116,6 @@ def fit_one(
     if heads is not None and is_asked(fit, study, study.heads):
         with bar(f"heads of {fit.title}") as tick:
             fit_heads(fit, heads, study, workspace, tick)
-
-
-def by_experiment(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
-    """Group fits by experiment, in order."""
-    return {name: list(group) for name, group in groupby(fits, key=lambda fit: fit.experiment.name)}
 
 
 def check_model(captures: Mapping[str, Capture], workspace: Workspace, card: ModelCard) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ import polars as pl
 from stratoscope.report.prose import ORIGIN
 from stratoscope.store.manifest import installed_versions
 from stratoscope.store.run import Run
-from stratoscope.study.captures import distinct, make_captures
+from stratoscope.study.captures import Capture, distinct, make_captures
 from stratoscope.study.claims import claims_table
 from stratoscope.study.config import Study
 from stratoscope.study.curves import fit_curves
-from stratoscope.study.fits import Fit, list_fits, told
+from stratoscope.study.fits import Fit, by_experiment, list_fits, told
 from stratoscope.study.inside import heads_table, transfer_table
 from stratoscope.study.methods import methods
 from stratoscope.study.page import Book, write_page
 from stratoscope.study.questions import fades_table, order_table, rise_fall_table, trade_table, turns_table
 from stratoscope.study.stimuli import ID
 from stratoscope.study.workspace import Workspace
+from stratoscope_wire import ModelCard
 
 
 def report_study(workspace: Workspace) -> Path:
@@ -37,8 +39,9 @@ def report_study(workspace: Workspace) -> Path:
         If the folder holds no study, or stimuli are missing.
     """
     study, card = workspace.study, workspace.card
-    tables = study_tables(workspace)
-    fits = list_fits(study, workspace.recorded_stimuli())
+    stimuli = workspace.recorded_stimuli()
+    fits = list_fits(study, stimuli)
+    tables = study_tables(workspace, study, card, stimuli, fits)
     book = Book(
         title=study.title,
         about=study.about.strip(),
@@ -52,18 +55,16 @@ def report_study(workspace: Workspace) -> Path:
     return write_page(workspace.path, book)
 
 
-def study_tables(workspace: Workspace) -> dict[str, pl.DataFrame]:
+def study_tables(
+    workspace: Workspace, study: Study, card: ModelCard, stimuli: Mapping[str, pl.DataFrame], fits: list[Fit]
+) -> dict[str, pl.DataFrame]:
     """Make every table behind the report."""
-    study, card = workspace.study, workspace.card
-    fits = list_fits(study, workspace.recorded_stimuli())
-    grouped: dict[str, list[Fit]] = {}
-    for fit in fits:
-        grouped.setdefault(fit.experiment.name, []).append(fit)
+    grouped = by_experiment(fits)
     parts = [fit_curves(fit, workspace, study.statistics, card.n_layers) for fit in fits]
     tables = {
         "curves": pl.concat([curves for curves, _ in parts], how="vertical_relaxed"),
         "peaks": pl.concat([peaks for _, peaks in parts], how="vertical_relaxed"),
-        "tokens": tokens_table(workspace, fits),
+        "tokens": tokens_table(workspace, study, make_captures(study, stimuli, card), fits),
         "transfer": transfer_table(study, fits, workspace),
         "heads": heads_table(study, fits, workspace, card.n_heads),
         "order": order_table(study, grouped, workspace),
@@ -75,10 +76,8 @@ def study_tables(workspace: Workspace) -> dict[str, pl.DataFrame]:
     return {"claims": claims_table(study, tables), **tables}
 
 
-def tokens_table(workspace: Workspace, fits: list[Fit]) -> pl.DataFrame:
+def tokens_table(workspace: Workspace, study: Study, captures: Mapping[str, Capture], fits: list[Fit]) -> pl.DataFrame:
     """Count stimuli, groups and tokens of every experiment, at every distance; tokens are the model's."""
-    study, card = workspace.study, workspace.card
-    captures = make_captures(study, workspace.recorded_stimuli(), card)
     tokens: dict[str, int] = {}
     for capture in distinct({e.name: captures[e.name] for e in study.experiments}):
         run = Run.open(workspace.run(capture.name), allow_incomplete=True)
