@@ -8,10 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 
+from stratoscope_server.__main__ import engine_loader, make_server
 from stratoscope_server.app import create_app
-from stratoscope_server.engines import synthetic
 from stratoscope_server.engines.protocol import Engine
 from stratoscope_server.settings import Settings
 from stratoscope_server.station import Station
@@ -24,10 +23,7 @@ def running_server(load: Callable[[], Engine], settings: Settings, *, wait: bool
     """Run the real app on uvicorn in a thread and give its base URL."""
     failed = threading.Event()
     station = Station(load, failed.set)
-    config = uvicorn.Config(
-        create_app(station, settings), host="127.0.0.1", port=0, http="h11", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
+    server = make_server(create_app(station, settings), settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
@@ -51,8 +47,8 @@ def start_server() -> StartServer:
     def start(
         load: Callable[[], Engine] | None = None, *, wait: bool = True, **settings: object
     ) -> AbstractContextManager[str]:
-        chosen = Settings.model_validate({"engine": "synthetic", **settings})
-        return running_server(load or (lambda: synthetic.load_engine(chosen.max_batch_tokens)), chosen, wait=wait)
+        chosen = Settings.model_validate({"engine": "synthetic", "port": 0, **settings})
+        return running_server(load or engine_loader(chosen), chosen, wait=wait)
 
     return start
 

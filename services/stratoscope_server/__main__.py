@@ -7,57 +7,78 @@ import threading
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from stratoscope_server.app import create_app
+from stratoscope_server.connections import guarded
 from stratoscope_server.engines.protocol import Engine
 from stratoscope_server.settings import Settings, SettingsError
 from stratoscope_server.station import Station
+from stratoscope_server.stopping import FLUSH_SECONDS, DrainingServer
 
 EXIT_FAILED = 1
-STOP_SECONDS = 60
 EXIT_USAGE = 2
+LONGEST_STOP_SECONDS = 60
+"""For a server whose engine has failed."""
 
 
 def main() -> None:
     """Run the server until a signal stops it; exits 1 if the model cannot be served, 2 on unusable settings."""
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ)
-        sys.exit(serve(settings))
+        code = serve(settings)
     except SettingsError as error:
         _complain(str(error))
         sys.exit(EXIT_USAGE)
+    if code == EXIT_FAILED:
+        sys.stderr.flush()
+        # Not sys.exit(): it would wait for the threads of an engine that hangs.
+        os._exit(code)
+    sys.exit(code)
 
 
-def serve(settings: Settings) -> int:
-    """Serve until stopped and return the exit code."""
+def serve(settings: Settings, load: Callable[[], Engine] | None = None) -> int:
+    """Serve until stopped and return the exit code.
+
+    Parameters
+    ----------
+    load
+        Builds the engine, in place of the one that the settings name.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def stop() -> None:
         server.should_exit = True
         _end_anyway()
 
-    station = Station(engine_loader(settings), stop)
+    station = Station(load or engine_loader(settings), stop)
     try:
         app = create_app(station, settings)
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            http="h11",
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )
-    )
+    server = make_server(app, settings)
     server.run()
     if station.failure is not None:
         _complain(f"the model cannot be served: {station.failure}")
         return EXIT_FAILED
     return 0 if server.started else EXIT_FAILED
+
+
+def make_server(app: FastAPI, settings: Settings) -> DrainingServer:
+    """Return the server of an app, with every deadline and cap on its connections."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=guarded(settings),  # type: ignore[arg-type]
+        ws="none",
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )
+    return DrainingServer(config, app.state.gate, settings.drain_seconds)
 
 
 def engine_loader(settings: Settings) -> Callable[[], Engine]:
@@ -70,7 +91,7 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
             plants = None if settings.plants is None else Plants.read(settings.plants)
         except ValueError as error:
             raise SettingsError(str(error)) from None
-        return lambda: synthetic.load_engine(settings.max_batch_tokens, plants)
+        return lambda: synthetic.load_engine(settings.max_batch_tokens, plants, settings.stall_seconds)
     try:
         if settings.engine == "vllm":
             return _vllm_loader(settings)
@@ -88,6 +109,7 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
         max_batch_tokens=settings.max_batch_tokens,
         cache_dir=settings.cache_dir,
         random_weights=settings.random_weights,
+        stall_seconds=settings.stall_seconds,
     )
 
 
@@ -100,7 +122,7 @@ def _vllm_loader(settings: Settings) -> Callable[[], Engine]:
 
 def _end_anyway() -> None:
     """End the process even if stopping hangs: an engine that is dead must not keep a server that looks alive."""
-    timer = threading.Timer(STOP_SECONDS + 30, os._exit, [EXIT_FAILED])
+    timer = threading.Timer(LONGEST_STOP_SECONDS, os._exit, [EXIT_FAILED])
     timer.daemon = True
     timer.start()
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stratoscope_server.engines.protocol import Encoded, Engine, Job, Prompt
-from stratoscope_server.problems import ApiError
+from stratoscope_server.engines.protocol import Encoded, Engine, EngineError, Job, Prompt
+from stratoscope_server.problems import ApiError, engine_problem
 from stratoscope_server.selection import select_rows
 from stratoscope_wire import ActivationsRequest, Column, Limits, Plan, PlannedStimulus, Stimulus
 from stratoscope_wire.dtypes import value_bytes
@@ -45,7 +45,12 @@ def admit(request: ActivationsRequest, request_id: str, engine: Engine, limits: 
             )
     plan = _plan(request, prompts, columns, engine)
     _refuse_response(plan, limits)
-    return Admitted(Job(request_id, tuple(prompts), columns, request.dtype), plan)
+    job = Job(request_id, tuple(prompts), columns, request.dtype)
+    try:
+        engine.refuse(job)
+    except EngineError as error:
+        raise engine_problem(error) from error
+    return Admitted(job, plan)
 
 
 def _columns(request: ActivationsRequest, engine: Engine) -> tuple[Column, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
@@ -9,10 +10,13 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from stratoscope_server import problems
 from stratoscope_server.admission import Admitted
-from stratoscope_server.engines.protocol import EngineError
+from stratoscope_server.engines.protocol import Engine, EngineError
+from stratoscope_server.gate import Place
 from stratoscope_server.metrics import Metrics
-from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, StreamEncoder
+from stratoscope_server.problems import ApiError
+from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder
 from stratoscope_wire.encoder import Piece
 from stratoscope_wire.schema import StreamHeader
 
@@ -20,23 +24,27 @@ logger = logging.getLogger(__name__)
 
 MAX_CHUNK_BYTES = 4 << 20
 
+Blocks = AsyncGenerator[Block, None]
+
 
 class ActivationsAnswer(Response):
-    """Streams one admitted request.
+    """Waits for an admitted request's turn and streams its answer.
 
     Parameters
     ----------
     admitted
         The request and its exact cost.
-    first
-        The engine's first block: it exists before the status line is sent, so that most failures get a true status.
-    rest
-        The engine's generator, positioned after `first`.
+    place
+        Its place in the gate, which is given back when the answer has ended, however it ends.
+    engine
+        What computes.
+    limits
+        The deadlines.
     """
 
     media_type = CONTENT_TYPE
 
-    def __init__(self, admitted: Admitted, first: Block, rest: AsyncGenerator[Block, None], metrics: Metrics) -> None:
+    def __init__(self, admitted: Admitted, place: Place, engine: Engine, limits: Limits, metrics: Metrics) -> None:
         plan, job = admitted.plan, admitted.job
         super().__init__(
             headers={
@@ -47,9 +55,11 @@ class ActivationsAnswer(Response):
         )
         del self.headers["content-length"]
         self._admitted = admitted
-        self._first = first
-        self._rest = rest
+        self._place = place
+        self._engine = engine
+        self._limits = limits
         self._metrics = metrics
+        self._began = time.monotonic()
         self._encoder = StreamEncoder(
             job.columns,
             StreamHeader(
@@ -64,23 +74,49 @@ class ActivationsAnswer(Response):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; stop at once when the client is gone."""
+        """Answer; stop at once when the client is gone, whether it waits, is computed for or is being sent to.
+
+        Raises
+        ------
+        ApiError
+            If the request fails before its first byte.
+        """
         del scope
-        end = "disconnected"
-        with self._metrics.open_streams.track_inprogress():
-            async with aclosing(self._rest), anyio.create_task_group() as tasks:
+        end, problem = "disconnected", None
+        with self._place:
+            async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
-                end = await self._stream(send)
+                try:
+                    end = await self._answer(send)
+                except ApiError as error:
+                    # A task group would wrap it, and its handler would not know it.
+                    end, problem = "refused", error
                 tasks.cancel_scope.cancel()
         self._metrics.streams.labels(end=end).inc()
+        if problem is not None:
+            raise problem
 
-    async def _stream(self, send: Send) -> str:
+    async def _answer(self, send: Send) -> str:
+        await self._place.turn(self._limits.queue_seconds)
+        self._metrics.queue_wait.observe(time.monotonic() - self._began)
+        async with aclosing(self._engine.capture(self._admitted.job)) as blocks:
+            # The first block exists before the status line is sent, so that most failures get a true status.
+            try:
+                first = await self._next(blocks, self._limits.first_batch_seconds, "first_batch_timeout")
+            except EngineError as error:
+                raise problems.engine_problem(error) from error
+            self._metrics.first_byte.observe(time.monotonic() - self._began)
+            with self._metrics.open_streams.track_inprogress():
+                return await self._stream(first, blocks, send)
+
+    async def _stream(self, first: Block | None, blocks: Blocks, send: Send) -> str:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await _send_pieces(send, self._encoder.start())
         try:
-            await self._send_block(send, self._first)
-            async for block in self._rest:
+            block = first
+            while block is not None:
                 await self._send_block(send, block)
+                block = await self._next(blocks, self._limits.between_batches_seconds, "engine_stalled")
             last = self._encoder.finish()
         except BlockError as error:
             logger.exception("request %s: the engine delivered an invalid block", self._admitted.job.request_id)
@@ -95,9 +131,23 @@ class ActivationsAnswer(Response):
         self._metrics.count_answer(self._admitted)
         return "ok"
 
+    async def _next(self, blocks: Blocks, seconds: float, code: str) -> Block | None:
+        """Return the engine's next block, or ``None`` after its last, within every deadline that applies."""
+        left = self._began + self._limits.request_seconds - time.monotonic()
+        with self._place.patience(min(seconds, left)):
+            return await anext(blocks, None)
+        if self._place.is_over:
+            raise EngineError("draining", "the server stops; ask again once it is back", status=503, retryable=True)
+        if left <= seconds:
+            late = f"the request has taken {self._limits.request_seconds:g} seconds; send fewer stimuli per request"
+            raise EngineError("request_timeout", late, status=504, retryable=True)
+        late = f"the engine has delivered nothing for {seconds:g} seconds"
+        raise EngineError(code, late, status=504, retryable=True)
+
     async def _send_block(self, send: Send, block: Block) -> None:
         for pieces in self._encoder.encode(block):
             await _send_pieces(send, pieces)
+        self._place.n_sent += sum(values.nbytes for values in block.values)
 
     async def _break_off(self, send: Send, code: str, message: str, *, retryable: bool) -> str:
         # The body is left without its end: uvicorn then closes the connection without the final chunk.

@@ -1,10 +1,10 @@
 """The HTTP routes."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -15,8 +15,10 @@ from stratoscope_server import problems
 from stratoscope_server.admission import Admitted, admit
 from stratoscope_server.answer import ActivationsAnswer
 from stratoscope_server.auth import KeyRing
-from stratoscope_server.body import read_request
-from stratoscope_server.engines.protocol import EngineError
+from stratoscope_server.body import parse_request, read_body
+from stratoscope_server.engines.protocol import Engine
+from stratoscope_server.envelope import Envelope
+from stratoscope_server.gate import Gate, Place
 from stratoscope_server.metrics import Metrics
 from stratoscope_server.problems import ApiError
 from stratoscope_server.requests import RequestContext
@@ -30,7 +32,10 @@ BODY_SCHEMA: dict[str, Any] = {
         "content": {"application/json": {"schema": ActivationsRequest.model_json_schema()}},
     }
 }
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (400, 401, 409, 413, 422, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 409, 413, 414, 422, 429, 431, 503, 504)
+}
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def create_app(station: Station, settings: Settings) -> FastAPI:
@@ -48,7 +53,12 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     ValueError
         If the key file cannot be used.
     """
-    metrics = Metrics(lambda: station.status)
+    keys = KeyRing(settings.api_key_file)
+    gate = Gate(settings, keys.n_keys)
+    metrics = Metrics(lambda: station.status, gate)
+
+    def limits_of(engine: Engine) -> Limits:
+        return settings.limits(engine.card, keys.n_keys, engine.max_stimulus_bytes)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -58,14 +68,17 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Stratoscope", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
+    app.state.gate = gate
     problems.install(app)
+    # The one that is added last sees a request first.
+    app.add_middleware(Envelope, settings=settings)
     app.add_middleware(RequestContext, metrics=metrics)
     app.include_router(_open_routes())
     # Keys are asked for on the router, so that a new route is closed unless it is put with the open ones.
-    guarded = APIRouter(dependencies=[Depends(KeyRing(settings.api_key_file))])
-    _add_activations(guarded, station, settings, metrics)
-    _add_descriptions(guarded, station, settings)
-    _add_service_routes(guarded, station, metrics, app)
+    guarded = APIRouter(dependencies=[Depends(keys)])
+    _add_activations(guarded, station, limits_of, gate, metrics)
+    _add_descriptions(guarded, station, limits_of)
+    _add_service_routes(guarded, station, gate, metrics, app)
     app.include_router(guarded)
     return app
 
@@ -80,16 +93,23 @@ def _open_routes() -> APIRouter:
     return router
 
 
-def _add_activations(router: APIRouter, station: Station, settings: Settings, metrics: Metrics) -> None:
-    async def admitted(request: Request) -> Admitted:
+def _add_activations(
+    router: APIRouter, station: Station, limits_of: Callable[[Engine], Limits], gate: Gate, metrics: Metrics
+) -> None:
+    async def entered(request: Request) -> tuple[Engine, Limits, Place, bytes]:
         engine = station.engine
+        limits = limits_of(engine)
         wanted = request.headers.get("x-fingerprint")
         if wanted not in (None, engine.card.fingerprint):
             message = f"this server has fingerprint {engine.card.fingerprint}, the request expects {wanted}"
             raise ApiError(409, "fingerprint_mismatch", message, field="X-Fingerprint")
-        body = await read_request(request, settings.max_body_bytes)
-        limits = settings.limits(engine.card)
-        return await asyncio.to_thread(admit, body, request.state.request_id, engine, limits)
+        gate.check_open()
+        # Read before a place is taken: a place is not to be held by whoever sends a body slowly.
+        body = await read_body(request, limits.max_body_bytes)
+        return engine, limits, gate.enter(request.state.key, _idempotency_key(request)), body
+
+    def admitted(body: bytes, request_id: str, engine: Engine, limits: Limits) -> Admitted:
+        return admit(parse_request(body, limits.max_json_depth), request_id, engine, limits)
 
     @router.post(
         "/v1/activations",
@@ -102,34 +122,44 @@ def _add_activations(router: APIRouter, station: Station, settings: Settings, me
         if request.scope["http_version"] == "1.0":
             # Without chunked encoding a cut answer ends like a whole one.
             raise ApiError(505, "http_version", "HTTP/1.0 cannot tell a cut answer from a whole one: use HTTP/1.1")
-        began = time.monotonic()
-        admission = await admitted(request)
-        blocks = station.engine.capture(admission.job)
+        engine, limits, place, body = await entered(request)
         try:
-            first = await anext(blocks)
-        except EngineError as error:
-            raise problems.engine_problem(error) from error
-        metrics.first_byte.observe(time.monotonic() - began)
-        return ActivationsAnswer(admission, first, blocks, metrics)
+            admission = await asyncio.to_thread(admitted, body, request.state.request_id, engine, limits)
+            place.claim(admission.plan.n_tokens, admission.plan.bytes)
+        except BaseException:
+            gate.leave(place)
+            raise
+        return ActivationsAnswer(admission, place, engine, limits, metrics)
 
     @router.post("/v1/plan", responses=ERRORS, openapi_extra=BODY_SCHEMA, summary="What a request would cost")
     async def plan(request: Request) -> Plan:
-        return (await admitted(request)).plan
+        engine, limits, place, body = await entered(request)
+        with place:
+            return (await asyncio.to_thread(admitted, body, request.state.request_id, engine, limits)).plan
 
 
-def _add_descriptions(router: APIRouter, station: Station, settings: Settings) -> None:
+def _idempotency_key(request: Request) -> str | None:
+    given = request.headers.get("idempotency-key")
+    if given is not None and not IDEMPOTENCY_KEY.fullmatch(given):
+        message = "Idempotency-Key: at most 128 visible ASCII characters are accepted"
+        raise ApiError(422, "invalid_request", message, field="Idempotency-Key", limit=128, value=len(given))
+    return given
+
+
+def _add_descriptions(router: APIRouter, station: Station, limits_of: Callable[[Engine], Limits]) -> None:
     @router.get("/v1/model", summary="The model card")
     async def model() -> ModelCard:
         return station.engine.card
 
     @router.get("/v1/limits", summary="Every limit in force")
     async def limits() -> Limits:
-        return settings.limits(station.engine.card)
+        return limits_of(station.engine)
 
 
-def _add_service_routes(router: APIRouter, station: Station, metrics: Metrics, app: FastAPI) -> None:
+def _add_service_routes(router: APIRouter, station: Station, gate: Gate, metrics: Metrics, app: FastAPI) -> None:
     @router.get("/readyz", summary="The model is loaded and the engine answers")
     async def readyz() -> dict[str, str]:
+        gate.check_open()
         await station.check_ready()
         return {"status": "ready"}
 

@@ -28,9 +28,15 @@ class KeyRing:
     def __init__(self, path: Path | None) -> None:
         self._digests = [] if path is None else _read_digests(path)
 
+    @property
+    def n_keys(self) -> int:
+        """Number of keys."""
+        return len(self._digests)
+
     async def __call__(self, request: Request) -> None:
-        """Let the request in or raise a 401; a dependency of the router."""
+        """Let the request in or raise a 401, and note whose it is; a dependency of the router."""
         if not self._digests:
+            request.state.key = "anonymous"
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         presented = _digest(token.strip())
@@ -43,6 +49,7 @@ class KeyRing:
                 "this server needs an API key it knows: send the header 'Authorization: Bearer KEY'",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        request.state.key = f"key-{known.index(True) + 1}"
 
 
 def _read_digests(path: Path) -> list[bytes]:

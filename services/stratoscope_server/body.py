@@ -1,25 +1,30 @@
 """Reading a request's body under a limit, and parsing it."""
 
+import re
+from typing import Final
+
 from fastapi import Request
 from pydantic import ValidationError
 
 from stratoscope_server.problems import ApiError, invalid_request
 from stratoscope_wire import ActivationsRequest
 
+STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+ALL_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]")
 
-async def read_request(request: Request, max_body_bytes: int) -> ActivationsRequest:
-    """Read and parse a body.
+
+def parse_request(data: bytes, max_depth: int) -> ActivationsRequest:
+    """Parse a body.
 
     Raises
     ------
     ApiError
-        413 as soon as the body is too large, 400 if it is not JSON in UTF-8, 422 if it is no such request.
+        400 if it is not JSON in UTF-8, 422 if it is too deep or no such request.
     """
-    return parse_request(await _read(request, max_body_bytes))
-
-
-def parse_request(data: bytes) -> ActivationsRequest:
-    """Parse a body; see `read_request`."""
+    if is_deeper(data, max_depth):
+        message = f"the body has more than {max_depth} objects and arrays inside one another; a request needs 5"
+        raise ApiError(422, "too_deep", message, field="body", limit=max_depth)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -33,7 +38,26 @@ def parse_request(data: bytes) -> ActivationsRequest:
         raise invalid_request(error) from None
 
 
-async def _read(request: Request, max_body_bytes: int) -> bytes:
+def is_deeper(data: bytes, max_depth: int) -> bool:
+    """Tell whether JSON has more than so many objects and arrays inside one another.
+
+    Done without parsing, in a few passes over the bytes: a parser would build what is to be refused.
+    """
+    brackets = STRINGS.sub(b"", data).translate(BRACKETS).translate(None, ALL_BUT_BRACKETS)
+    for _ in range(max_depth):
+        # Takes away every innermost pair, and so one level of all that is left.
+        brackets = brackets.replace(b"[]", b"")
+    return b"[]" in brackets
+
+
+async def read_body(request: Request, max_body_bytes: int) -> bytes:
+    """Read a body.
+
+    Raises
+    ------
+    ApiError
+        413 as soon as it is too large.
+    """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_body_bytes:
         raise _too_large(max_body_bytes, int(declared))

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from stratoscope_server.admission import Admitted
 from stratoscope_server.engines.protocol import EngineStatus
+from stratoscope_server.gate import Gate
 
 
 class Metrics:
@@ -17,11 +18,14 @@ class Metrics:
     ----------
     status
         Tells the state of the engine; ``None`` while there is none that answers.
+    gate
+        Tells who runs and who waits.
     """
 
-    def __init__(self, status: Callable[[], EngineStatus | None]) -> None:
+    def __init__(self, status: Callable[[], EngineStatus | None], gate: Gate) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(status))
+        self._registry.register(_GateCollector(gate))
         self.requests = Counter(
             "stratoscope_requests", "Requests by route and status", ["route", "status"], registry=self._registry
         )
@@ -29,6 +33,12 @@ class Metrics:
             "stratoscope_streams", "Answers streamed, by how they ended", ["end"], registry=self._registry
         )
         self.open_streams = Gauge("stratoscope_open_streams", "Answers being streamed", registry=self._registry)
+        self.queue_wait = Histogram(
+            "stratoscope_queue_wait_seconds", "Time from a request's admission to its turn", registry=self._registry
+        )
+        self.refused = Counter(
+            "stratoscope_refused", "Requests answered with an error, by its code", ["code"], registry=self._registry
+        )
         self.first_byte = Histogram(
             "stratoscope_first_byte_seconds", "Time from a request's arrival to its first byte", registry=self._registry
         )
@@ -47,6 +57,20 @@ class Metrics:
     def render(self) -> bytes:
         """Return every metric as text."""
         return generate_latest(self._registry)
+
+
+class _GateCollector(Collector):
+    """Reads the gate when it is asked for."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def collect(self) -> Iterator[Metric]:
+        gate = self._gate
+        yield GaugeMetricFamily("stratoscope_running_requests", "Requests that have their turn", gate.n_running)
+        yield GaugeMetricFamily("stratoscope_queued_requests", "Requests that wait for it", gate.n_queued)
+        yield GaugeMetricFamily("stratoscope_queued_tokens", "Tokens of these", gate.queued_tokens)
+        yield GaugeMetricFamily("stratoscope_bytes_in_flight", "Bytes promised and not sent", gate.bytes_in_flight)
 
 
 class _EngineCollector(Collector):

@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal, NoReturn, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS
+from stratoscope_server.memory import usable_memory
 from stratoscope_wire import Limits, ModelCard
 
 PREFIX: Final = "STRATOSCOPE_"
@@ -18,6 +20,7 @@ CLIENT_VARIABLES: Final = frozenset({"STRATOSCOPE_BASE_URL", "STRATOSCOPE_API_KE
 """Variables of the same prefix that the client reads; here they mean nothing."""
 
 Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class SettingsError(ValueError):
@@ -54,15 +57,39 @@ class Settings(BaseModel):
         0.9, description="vllm: share of each GPU's memory to use"
     )
     ring_bytes: Positive = Field(2 << 30, description="vllm: shared memory in which rows wait for their reader")
-    stall_seconds: Annotated[float, Field(gt=0)] = Field(
-        120, description="vllm: the engine counts as dead once it owes work and gives no sign for so long"
+    stall_seconds: Seconds = Field(
+        DEFAULT_STALL_SECONDS, description="the engine counts as dead once it owes work and gives no sign for so long"
     )
+    max_header_bytes: Positive = Field(16 << 10, description="bytes of a request's headers")
+    max_headers: Positive = Field(64, description="headers of a request")
+    max_url_bytes: Positive = Field(8 << 10, description="bytes of a request's path and query")
     max_body_bytes: Positive = Field(8 << 20, description="bytes of a request body")
+    max_json_depth: Positive = Field(8, description="objects and arrays inside one another in a request body")
     max_stimuli: Positive = Field(256, description="stimuli per request")
     max_characters_per_text: Positive = Field(49_152, description="characters per text, checked before tokenising")
     max_tokens_per_text: Positive = Field(8192, description="tokens per text; never above the model's own length")
     max_tokens_per_request: Positive = Field(65_536, description="tokens per request")
     max_response_bytes: Positive = Field(4 << 30, description="bytes of activations per answer, computed exactly")
+    max_bytes_in_flight: Positive = Field(
+        default_factory=lambda: usable_memory() // 4,
+        description="bytes of all answers waited for or being sent; by default a quarter of the memory",
+    )
+    max_running: Positive = Field(4, description="requests that are computed at the same time")
+    max_queued: Positive = Field(16, description="requests that wait for their turn")
+    max_queued_per_key: Positive | None = Field(
+        None,
+        description="of them, those of one API key; none: half of the queue, all of it if there are not several keys",
+    )
+    max_queued_tokens: Positive = Field(262_144, description="tokens of the requests that wait")
+    max_connections: Positive = Field(64, description="connections open at the same time")
+    receive_seconds: Seconds = Field(15, description="for a whole request to arrive")
+    keep_alive_seconds: Seconds = Field(75, description="for an idle connection")
+    queue_seconds: Seconds = Field(120, description="for a request's turn to come")
+    first_batch_seconds: Seconds = Field(120, description="for the engine's first rows, from a request's turn")
+    between_batches_seconds: Seconds = Field(60, description="for the engine's next rows")
+    write_stall_seconds: Seconds = Field(60, description="for a client that takes none of the bytes sent to it")
+    request_seconds: Seconds = Field(1800, description="for a whole request")
+    drain_seconds: Seconds = Field(60, description="for running requests to end once the server was told to stop")
 
     @model_validator(mode="after")
     def _beyond_loopback_needs_a_key(self) -> Self:
@@ -93,10 +120,22 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(fault["loc"], fault["msg"]) for fault in error.errors())) from None
 
-    def limits(self, card: ModelCard) -> Limits:
-        """Return the limits in force for a model."""
-        fields = {name: getattr(self, name) for name in Limits.model_fields}
-        return Limits(**fields | {"max_tokens_per_text": min(self.max_tokens_per_text, card.max_tokens)})
+    def queue_share(self, n_keys: int) -> int:
+        """Return how many requests of one of so many API keys may wait."""
+        return self.max_queued_per_key or (self.max_queued if n_keys < 2 else max(1, self.max_queued // 2))
+
+    def limits(self, card: ModelCard, n_keys: int, max_stimulus_bytes: int | None) -> Limits:
+        """Return the limits in force for a model, a number of API keys, and what an engine can hold."""
+        fields = {name: getattr(self, name, None) for name in Limits.model_fields}
+        return Limits(
+            **fields
+            | {
+                "max_tokens_per_text": min(self.max_tokens_per_text, card.max_tokens),
+                "max_response_bytes": min(self.max_response_bytes, self.max_bytes_in_flight),
+                "max_stimulus_bytes": max_stimulus_bytes,
+                "max_queued_per_key": self.queue_share(n_keys),
+            }
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -42,6 +42,8 @@ class Station:
         ApiError
             503 as long as there is none.
         """
+        if self.failure is not None:
+            raise _unavailable(f"the engine has failed: {self.failure}", retry_after=5)
         if self._engine is None:
             raise _unavailable("the model is still being loaded", retry_after=5)
         return self._engine

@@ -108,13 +108,57 @@ def site_cards(n_layers: int, d_model: int, heads_width: int) -> tuple[SiteCard,
 
 
 class Limits(BaseModel):
-    """Every limit a server enforces. A value equal to the limit is accepted, one more is refused."""
+    """Every limit a server enforces. A value equal to the limit is accepted, one more is refused.
+
+    Attributes
+    ----------
+    max_header_bytes, max_headers, max_url_bytes, max_body_bytes, max_json_depth
+        Of one HTTP request.
+    max_stimuli, max_characters_per_text, max_tokens_per_text, max_tokens_per_request
+        Of what is asked. Characters are counted before anything is tokenised.
+    max_response_bytes
+        Of the activations in one answer, computed exactly before the model runs.
+    max_stimulus_bytes
+        Of one stimulus's rows in the engine, its own padding included; ``None`` where the engine has no such limit.
+    max_bytes_in_flight
+        Of all answers that are waited for or being sent.
+    max_running, max_queued, max_queued_per_key, max_queued_tokens
+        Requests that are computed, requests that wait for it, those of one API key, and the tokens that wait.
+    max_connections
+        Open at the same time.
+    receive_seconds, keep_alive_seconds
+        For a whole request to arrive; for an idle connection.
+    queue_seconds, first_batch_seconds, between_batches_seconds, write_stall_seconds, request_seconds
+        For a request's turn; for the engine's first rows after it, and for the next ones; for a client that reads
+        nothing; for the whole request.
+    drain_seconds
+        For running requests to end once the server has been told to stop.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    max_header_bytes: int
+    max_headers: int
+    max_url_bytes: int
     max_body_bytes: int
+    max_json_depth: int
     max_stimuli: int
     max_characters_per_text: int
     max_tokens_per_text: int
     max_tokens_per_request: int
     max_response_bytes: int
+    max_stimulus_bytes: int | None
+    max_bytes_in_flight: int
+    max_running: int
+    max_queued: int
+    max_queued_per_key: int
+    max_queued_tokens: int
+    max_connections: int
+    receive_seconds: float
+    keep_alive_seconds: float
+    queue_seconds: float
+    first_batch_seconds: float
+    between_batches_seconds: float
+    write_stall_seconds: float
+    request_seconds: float
+    drain_seconds: float

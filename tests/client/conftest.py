@@ -207,7 +207,26 @@ class _Listener(ThreadingHTTPServer):
 
 
 def default_limits(**changes: int) -> Limits:
-    limits = {
+    limits: dict[str, float | None] = {
+        "max_header_bytes": 16_000,
+        "max_headers": 64,
+        "max_url_bytes": 8_000,
+        "max_json_depth": 8,
+        "max_stimulus_bytes": None,
+        "max_bytes_in_flight": 100_000_000,
+        "max_running": 4,
+        "max_queued": 16,
+        "max_queued_per_key": 8,
+        "max_queued_tokens": 100_000,
+        "max_connections": 64,
+        "receive_seconds": 15,
+        "keep_alive_seconds": 75,
+        "queue_seconds": 120,
+        "first_batch_seconds": 120,
+        "between_batches_seconds": 60,
+        "write_stall_seconds": 60,
+        "request_seconds": 1800,
+        "drain_seconds": 60,
         "max_body_bytes": 100_000,
         "max_stimuli": 64,
         "max_characters_per_text": 2_000,

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from stratoscope.captures import most_tokens, parse_selector, to_json
 from stratoscope.packing import Cost, Recipe, group_under, halve, pack, stimulus_cost
-from stratoscope_wire import ActivationsRequest, Capture, Column, Limits, Stimulus
+from stratoscope_wire import ActivationsRequest, Capture, Column, Stimulus
+from tests.client.conftest import default_limits
 
-LIMITS = Limits(
+LIMITS = default_limits(
     max_body_bytes=2_000,
     max_stimuli=9,
     max_characters_per_text=500,

@@ -1,9 +1,13 @@
+import http.client
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx2
 import pytest
+
+from stratoscope_wire import Limits
 
 StartServer = Callable[..., AbstractContextManager[str]]
 
@@ -19,6 +23,11 @@ def url(start_server: StartServer) -> Iterator[str]:
         "max_tokens_per_text": 8,
         "max_tokens_per_request": 16,
         "max_response_bytes": 12 * 64 * 4 * 3,
+        "max_headers": 20,
+        "max_header_bytes": 2000,
+        "max_url_bytes": 300,
+        "max_json_depth": 5,
+        "max_bytes_in_flight": 1 << 20,
     }
     with start_server(**limits) as base:
         yield base
@@ -125,6 +134,47 @@ def test_a_body_at_the_limit_is_read_and_one_byte_more_is_refused_declared_or_no
         assert answer.json()["error"]["limit"] == 4000
 
 
+def raw_headers(url: str, headers: list[tuple[str, str]], path: str = "/healthz") -> httpx2.Response:
+    """Send exactly these headers."""
+    address = httpx2.URL(url)
+    request = f"GET {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+        connection.sendall(request.encode())
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()
+        return httpx2.Response(reply.status, content=reply.read())
+
+
+def test_headers_at_their_limits_are_read_and_more_are_refused(url: str) -> None:
+    host = ("host", "x")
+    many = [host, *((f"x-{number}", "1") for number in range(19))]
+    # A header counts with its colon, space and line end.
+    large = [host, ("x-large", "1" * (2000 - len("host: x\r\n") - len("x-large: \r\n")))]
+    for accepted, refused, code in (
+        (many, [*many, ("x-one-more", "1")], "too_many_headers"),
+        (large, [host, ("x-large", large[1][1] + "1")], "headers_too_large"),
+    ):
+        assert raw_headers(url, accepted).status_code == 200
+        answer = raw_headers(url, refused)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (431, code)
+
+
+def test_an_address_at_its_limit_is_read_and_a_longer_one_is_refused(url: str) -> None:
+    assert raw_headers(url, [("host", "x")], "/healthz?".ljust(301, "a")).status_code == 200
+    answer = raw_headers(url, [("host", "x")], "/healthz?".ljust(302, "a"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (414, "url_too_long")
+
+
+def test_json_at_its_depth_is_read_and_deeper_json_is_refused_whatever_its_strings_hold(url: str) -> None:
+    deepest = {"stimuli": [{"id": "]}[{", "text": "a [[[ b", "spans": {"first": [0, 1]}}]}
+    assert post(url, deepest).status_code == 200
+    answer = post(url, {"stimuli": [{"id": "s1", "text": "a", "spans": {"first": [{}]}}]})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "invalid_request"
+    answer = post(url, {"stimuli": [{"id": "s1", "text": "a", "spans": {"first": [[[]]]}}]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "too_deep")
+
+
 def test_the_response_limit_names_what_would_fit(url: str) -> None:
     body = {**text_stimuli("a b", "c d"), "capture": {"select": ["all"]}}
     message = post(url, body).json()["error"]["message"]
@@ -149,7 +199,28 @@ def test_what_is_not_json_in_utf8_gets_a_400(url: str, content: bytes, code: str
 
 
 def test_the_limits_in_force_are_published(url: str) -> None:
-    assert httpx2.get(f"{url}/v1/limits").json() == {
+    published = httpx2.get(f"{url}/v1/limits").json()
+    assert published.keys() == Limits.model_fields.keys()
+    assert published == {
+        "max_header_bytes": 2000,
+        "max_headers": 20,
+        "max_url_bytes": 300,
+        "max_json_depth": 5,
+        "max_stimulus_bytes": None,
+        "max_bytes_in_flight": 1 << 20,
+        "max_running": 4,
+        "max_queued": 16,
+        "max_queued_per_key": 16,
+        "max_queued_tokens": 262_144,
+        "max_connections": 64,
+        "receive_seconds": 15,
+        "keep_alive_seconds": 75,
+        "queue_seconds": 120,
+        "first_batch_seconds": 120,
+        "between_batches_seconds": 60,
+        "write_stall_seconds": 60,
+        "request_seconds": 1800,
+        "drain_seconds": 60,
         "max_body_bytes": 4000,
         "max_stimuli": 3,
         "max_characters_per_text": 60,

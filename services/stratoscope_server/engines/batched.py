@@ -1,17 +1,21 @@
 """An engine made of a blocking runner: packs a job into batches and runs one batch after another on one thread."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from stratoscope_server.engines.packing import pack
-from stratoscope_server.engines.protocol import EngineError, EngineStatus, Job, Prompt, Tokenizer
+from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS, EngineError, EngineStatus, Job, Prompt, Tokenizer
 from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.request import Dtype
 
 DEFAULT_BATCH_TOKENS: Final = 1024
 """For a CPU: short texts of mixed lengths lose more to padding in larger batches than they gain. A GPU wants more."""
+
+
+LOOK_SECONDS: Final = 0.5
 
 
 class Runner(Protocol):
@@ -50,12 +54,20 @@ class BatchedEngine:
         What computes.
     max_batch_tokens
         Padded tokens per batch, at most; one longer prompt runs alone. ``None`` for `DEFAULT_BATCH_TOKENS`.
+    stall_seconds
+        A batch that runs longer will never end: the engine counts as dead.
     """
 
-    def __init__(self, runner: Runner, max_batch_tokens: int | None = None) -> None:
+    max_stimulus_bytes = None
+
+    def __init__(
+        self, runner: Runner, max_batch_tokens: int | None = None, stall_seconds: float = DEFAULT_STALL_SECONDS
+    ) -> None:
         self._runner = runner
         self._max_batch_tokens = max_batch_tokens or DEFAULT_BATCH_TOKENS
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._stall_seconds = stall_seconds
+        self._batch_began: float | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -71,6 +83,9 @@ class BatchedEngine:
     def status(self) -> EngineStatus:
         """What can be measured now."""
         return EngineStatus()
+
+    def refuse(self, job: Job) -> None:
+        """Return: whatever was admitted can be tried."""
 
     async def start(self) -> None:
         """Return: a runner is checked when it is loaded."""
@@ -89,16 +104,33 @@ class BatchedEngine:
             running.cancel()
 
     async def check_ready(self) -> None:
-        """Return: a loaded runner can always answer."""
+        """Return unless a batch hangs; see `Engine.check_ready`."""
+        if (stalled := self._stalled()) is not None:
+            raise stalled
 
     async def wait_failed(self) -> EngineError:
-        """Wait for ever: a runner fails batch by batch."""
-        never: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
-        return await never
+        """Return once a batch hangs: whatever else a runner does wrong concerns one batch."""
+        while (stalled := self._stalled()) is None:
+            await asyncio.sleep(LOOK_SECONDS)
+        return stalled
 
     async def close(self) -> None:
-        """Let the running batch end and stop the thread."""
-        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+        """Let the running batch end, unless it hangs, and stop the thread."""
+        await asyncio.to_thread(self._thread.shutdown, wait=self._stalled() is None, cancel_futures=True)
 
     def _submit(self, batch: Sequence[Prompt], job: Job) -> asyncio.Future[Block]:
-        return asyncio.wrap_future(self._thread.submit(self._runner.run, batch, job.columns, job.dtype))
+        return asyncio.wrap_future(self._thread.submit(self._run, batch, job))
+
+    def _run(self, batch: Sequence[Prompt], job: Job) -> Block:
+        self._batch_began = time.monotonic()
+        try:
+            return self._runner.run(batch, job.columns, job.dtype)
+        finally:
+            self._batch_began = None
+
+    def _stalled(self) -> EngineError | None:
+        began = self._batch_began
+        if began is None or time.monotonic() - began <= self._stall_seconds:
+            return None
+        message = f"the engine is dead: a batch has been running for more than {self._stall_seconds:g} seconds"
+        return EngineError("engine_dead", message, status=503, retryable=True)

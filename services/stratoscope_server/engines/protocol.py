@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from stratoscope_wire import Block, Column, Message, ModelCard
 from stratoscope_wire.request import Dtype
 
 IntArray = npt.NDArray[np.int32]
+
+DEFAULT_STALL_SECONDS: Final = 120.0
+"""An engine that owes work and gives no sign for so long counts as dead."""
 
 
 class EngineError(Exception):
@@ -164,6 +167,21 @@ class Engine(Protocol):
     @property
     def status(self) -> EngineStatus:
         """What can be measured now."""
+        ...
+
+    @property
+    def max_stimulus_bytes(self) -> int | None:
+        """Most that the rows of one stimulus may take in the engine's own memory, if it has such a limit."""
+        ...
+
+    def refuse(self, job: Job) -> None:
+        """Return if `capture` can try; called on any thread, before a request is let wait.
+
+        Raises
+        ------
+        EngineError
+            If the job can never be computed.
+        """
         ...
 
     async def start(self) -> None:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.plants import Plants, direction
-from stratoscope_server.engines.protocol import Encoded, EngineError, Prompt
+from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS, Encoded, EngineError, Prompt
 from stratoscope_server.selection import row_keys
 from stratoscope_wire import Block, Column, Message, ModelCard, __version__
 from stratoscope_wire.card import site_cards
@@ -136,9 +136,13 @@ class SyntheticRunner:
         return np.concatenate(parts)
 
 
-def load_engine(max_batch_tokens: int | None = None, plants: Plants | None = None) -> BatchedEngine:
+def load_engine(
+    max_batch_tokens: int | None = None,
+    plants: Plants | None = None,
+    stall_seconds: float = DEFAULT_STALL_SECONDS,
+) -> BatchedEngine:
     """Return the synthetic engine."""
-    return BatchedEngine(SyntheticRunner(plants), max_batch_tokens)
+    return BatchedEngine(SyntheticRunner(plants), max_batch_tokens, stall_seconds)
 
 
 def _find_planted(plants: Plants, tokenizer: SyntheticTokenizer) -> dict[bytes, list[tuple[int, float]]]:

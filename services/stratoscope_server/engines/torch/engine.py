@@ -10,7 +10,7 @@ from stratoscope_server.engines.pretrained.card import build_card
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 from stratoscope_server.engines.pretrained.source import resolve_source
 from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
-from stratoscope_server.engines.protocol import EngineError
+from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS, EngineError
 from stratoscope_server.engines.selfcheck import check_sums, known_prompt, states_of
 from stratoscope_server.engines.torch.architectures import FAMILIES
 from stratoscope_server.engines.torch.loading import load_model
@@ -56,6 +56,7 @@ def load_engine(
     cache_dir: Path,
     max_batch_tokens: int | None = None,
     random_weights: int | None = None,
+    stall_seconds: float = DEFAULT_STALL_SECONDS,
 ) -> BatchedEngine:
     """Load a model and return the engine that serves it.
 
@@ -75,6 +76,8 @@ def load_engine(
         Where the converted embedded model is kept.
     random_weights
         Seed of an untrained twin: the same architecture and tokenizer with weights drawn at random.
+    stall_seconds
+        A batch that runs longer will never end: the engine counts as dead.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def load_engine(
     runner = load_runner(
         model, revision=revision, dtype=dtype, device=device, cache_dir=cache_dir, random_weights=random_weights
     )
-    return BatchedEngine(runner, max_batch_tokens)
+    return BatchedEngine(runner, max_batch_tokens, stall_seconds)
 
 
 def _check(runner: TorchRunner) -> None:

@@ -86,6 +86,23 @@ class VllmEngine:
             ring_wait_seconds=self._traffic.wait_seconds,
         )
 
+    @property
+    def max_stimulus_bytes(self) -> int:
+        """Size of the ring."""
+        return self._arena.n_bytes
+
+    def refuse(self, job: Job) -> None:
+        """Refuse a stimulus whose rows do not fit the ring; see `Engine.refuse`."""
+        for prompt in job.prompts:
+            size = region_bytes([prompt], job.columns, job.dtype)
+            if size > self._arena.n_bytes:
+                raise EngineError(
+                    "stimulus_too_large",
+                    f"stimulus {prompt.stimulus_id!r} gives {size} bytes of rows; at most {self._arena.n_bytes} fit "
+                    "the ring: ask for fewer sites, layers or positions, or start the server with more --ring-bytes",
+                    status=413,
+                )
+
     async def start(self) -> None:
         """Listen to the workers, and check every site on every rank with a known text.
 
@@ -123,7 +140,6 @@ class VllmEngine:
         rotation
             Shifts which rank copies which column; see `stratoscope_server.engines.vllm.layout.Run.owned`.
         """
-        self._refuse_what_never_fits(job)
         groups = list(split_groups(job.prompts, job.columns, job.dtype))
         largest = max(region_bytes(group, job.columns, job.dtype) for group in groups)
         room = asyncio.Semaphore(max(1, self._arena.n_bytes // 2 // largest))
@@ -180,17 +196,6 @@ class VllmEngine:
         await asyncio.to_thread(self._llm.shutdown)
         self._listener.close()
         self._arena.close()
-
-    def _refuse_what_never_fits(self, job: Job) -> None:
-        for prompt in job.prompts:
-            size = region_bytes([prompt], job.columns, job.dtype)
-            if size > self._arena.n_bytes:
-                raise EngineError(
-                    "stimulus_too_large",
-                    f"stimulus {prompt.stimulus_id!r} gives {size} bytes of rows; at most {self._arena.n_bytes} fit "
-                    "the ring: ask for fewer sites, layers or positions, or start the server with more --ring-bytes",
-                    status=413,
-                )
 
     def _block(self, job: Job, group: Group) -> Block:
         prompts = list(group.prompts.values())

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
+from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class VllmOptions:
     max_batch_tokens: int | None = None
     max_tokens_per_text: int = 8192
     ring_bytes: int = 2 << 30
-    stall_seconds: float = 120.0
+    stall_seconds: float = DEFAULT_STALL_SECONDS
     executor: str = "mp"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     unproved_vllm: str | None = None

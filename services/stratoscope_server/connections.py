@@ -1,0 +1,120 @@
+"""Connections: how many there may be, how long a request may take to arrive, and how long a reader may stand still.
+
+uvicorn bounds none of these (measured with 0.54): it keeps silent, dripping and stuck connections for ever.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import h11
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from stratoscope_server.settings import Settings
+
+BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 29\r\n\r\ntoo many connections are open"
+)
+SURPLUS_SECONDS: Final = 2.0
+"""For a connection that is one too many to say what it wants, so that it can be told that it gets nothing."""
+
+
+class GuardedConnection(H11Protocol):
+    """uvicorn's HTTP/1.1 connection with deadlines.
+
+    Parameters
+    ----------
+    settings
+        The limits.
+    config, server_state, app_state, _loop
+        As uvicorn gives them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        settings: Settings,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._settings = settings
+        self._is_surplus = False
+        self._receiving: asyncio.TimerHandle | None = None
+        self._watching: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or mark it as one too many."""
+        n_open = len(self.connections)
+        super().connection_made(transport)
+        self._is_surplus = n_open >= self._settings.max_connections
+        if n_open >= 2 * self._settings.max_connections:
+            transport.abort()
+            return
+        seconds = SURPLUS_SECONDS if self._is_surplus else self._settings.receive_seconds
+        self._receiving = self.loop.call_later(seconds, self._abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived; from its first byte on, a request must arrive whole in time."""
+        if self._is_surplus:
+            if not self.transport.is_closing():
+                self.transport.write(BUSY)
+                self.transport.close()
+            return
+        if self._receiving is None:
+            self._receiving = self.loop.call_later(self._settings.receive_seconds, self._abort)
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Let go of the deadline once the request is whole."""
+        super().handle_events()
+        if self.conn.their_state is not h11.SEND_BODY and self.conn.their_state is not h11.IDLE:
+            self._receiving = _cancelled(self._receiving)
+
+    def pause_writing(self) -> None:
+        """Watch a reader that has fallen behind."""
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size(), self.loop.time())
+
+    def resume_writing(self) -> None:
+        """Stop watching: it has caught up."""
+        super().resume_writing()
+        self._watching = _cancelled(self._watching)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        self._receiving = _cancelled(self._receiving)
+        super().connection_lost(exc)
+        self._watching = _cancelled(self._watching)
+
+    def _watch(self, n_left: int, since: float) -> None:
+        # By bytes, not by calls: a slow reader drains the buffer for minutes before uvicorn is told anything.
+        now, n_now = self.loop.time(), self.transport.get_write_buffer_size()
+        if n_now < n_left:
+            n_left, since = n_now, now
+        if now - since >= self._settings.write_stall_seconds:
+            self.logger.warning("a client has read nothing for %g s: connection closed", now - since)
+            self._abort()
+            return
+        wait = min(1.0, self._settings.write_stall_seconds / 4)
+        self._watching = self.loop.call_later(wait, self._watch, n_left, since)
+
+    def _abort(self) -> None:
+        # Not close(): that waits until the other side has read everything.
+        self.transport.abort()
+
+
+def guarded(settings: Settings) -> Callable[..., GuardedConnection]:
+    """Return what makes the connections of a server with these settings."""
+    return functools.partial(GuardedConnection, settings=settings)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
