@@ -168,10 +168,7 @@ def test_an_address_at_its_limit_is_read_and_a_longer_one_is_refused(url: str) -
 def test_json_at_its_depth_is_read_and_deeper_json_is_refused_whatever_its_strings_hold(url: str) -> None:
     deepest = {"stimuli": [{"id": "]}[{", "text": "a [[[ b", "spans": {"first": [0, 1]}}]}
     assert post(url, deepest).status_code == 200
-    answer = post(url, {"stimuli": [{"id": "s1", "text": "a", "spans": {"first": [{}]}}]})
-    assert answer.status_code == 422
-    assert answer.json()["error"]["code"] == "invalid_request"
-    answer = post(url, {"stimuli": [{"id": "s1", "text": "a", "spans": {"first": [[[]]]}}]})
+    answer = post(url, {"stimuli": [{"id": "s1", "text": "a", "spans": {"first": [0, {}]}}]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "too_deep")
 
 
