@@ -57,8 +57,7 @@ class GuardedConnection(H11Protocol):
         if n_open >= 2 * self._settings.max_connections:
             transport.abort()
             return
-        seconds = SURPLUS_SECONDS if self._is_surplus else self._settings.receive_seconds
-        self._receiving = self.loop.call_later(seconds, self._abort)
+        self._receive_by(SURPLUS_SECONDS if self._is_surplus else self._settings.receive_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived; from its first byte on, a request must arrive whole in time."""
@@ -68,14 +67,14 @@ class GuardedConnection(H11Protocol):
                 self.transport.close()
             return
         if self._receiving is None:
-            self._receiving = self.loop.call_later(self._settings.receive_seconds, self._abort)
+            self._receive_by(self._settings.receive_seconds)
         super().data_received(data)
 
     def handle_events(self) -> None:
         """Let go of the deadline once the request is whole."""
         super().handle_events()
         if self.conn.their_state is not h11.SEND_BODY and self.conn.their_state is not h11.IDLE:
-            self._receiving = _cancelled(self._receiving)
+            self._receive_by(None)
 
     def pause_writing(self) -> None:
         """Watch a reader that has fallen behind."""
@@ -85,13 +84,29 @@ class GuardedConnection(H11Protocol):
     def resume_writing(self) -> None:
         """Stop watching: it has caught up."""
         super().resume_writing()
-        self._watching = _cancelled(self._watching)
+        self._stop_watching()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, at once if its last answer was never read to the end."""
+        if self.transport.get_write_buffer_size():
+            self._abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
-        self._receiving = _cancelled(self._receiving)
+        self._receive_by(None)
         super().connection_lost(exc)
-        self._watching = _cancelled(self._watching)
+        self._stop_watching()
+
+    def _receive_by(self, seconds: float | None) -> None:
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._receiving = None if seconds is None else self.loop.call_later(seconds, self._abort)
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
     def _watch(self, n_left: int, since: float) -> None:
         # By bytes, not by calls: a slow reader drains the buffer for minutes before uvicorn is told anything.
@@ -113,8 +128,3 @@ class GuardedConnection(H11Protocol):
 def guarded(settings: Settings) -> Callable[..., GuardedConnection]:
     """Return what makes the connections of a server with these settings."""
     return functools.partial(GuardedConnection, settings=settings)
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

@@ -23,7 +23,7 @@ class Envelope:
         if problem is None:
             await self._app(scope, receive, send)
         else:
-            await problems.body(scope["state"]["request_id"], problem)(scope, receive, send)
+            await problems.body(scope, problem)(scope, receive, send)
 
     def _problem(self, scope: Scope) -> ApiError | None:
         settings = self._settings

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from stratoscope_server.engines.protocol import EngineError
 from stratoscope_wire import ActivationsRequest, Capture, ErrorBody, ErrorDetail, Message, SpanSelector, Stimulus
@@ -76,8 +77,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_bug)
 
 
-def body(request_id: str, error: ApiError) -> JSONResponse:
-    """Return the JSON answer for an error."""
+def body(scope: Scope, error: ApiError) -> JSONResponse:
+    """Return the JSON answer to a request for an error, and note in its scope which one it was."""
+    scope["state"]["error_code"] = error.code
+    request_id = scope["state"]["request_id"]
     detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, **error.details)
     content = ErrorBody(error=detail).model_dump(exclude_none=True)
     return JSONResponse(content, status_code=error.status, headers=error.headers)
@@ -85,7 +88,7 @@ def body(request_id: str, error: ApiError) -> JSONResponse:
 
 async def _answer_api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return body(request.state.request_id, error)
+    return body(request.scope, error)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -93,13 +96,14 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     message = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers) if error.headers else None
-    return body(request.state.request_id, ApiError(error.status_code, code, message, headers=headers))
+    return body(request.scope, ApiError(error.status_code, code, message, headers=headers))
 
 
 async def _answer_bug(request: Request, error: Exception) -> JSONResponse:
-    request_id = request.state.request_id
-    logger.error("request %s failed", request_id, exc_info=error)
-    return body(request_id, ApiError(500, "internal", "the server failed; its log has the cause under this request id"))
+    logger.error("request %s failed", request.state.request_id, exc_info=error)
+    return body(
+        request.scope, ApiError(500, "internal", "the server failed; its log has the cause under this request id")
+    )
 
 
 def _most_precise(fields: list[str]) -> str:

@@ -44,6 +44,8 @@ class RequestContext:
             await self._app(scope, receive, send_with_id)
         finally:
             self._metrics.requests.labels(route=_route(scope), status=status or "none").inc()
+            if (code := scope["state"].get("error_code")) is not None:
+                self._metrics.refused.labels(code=code).inc()
             seconds = time.monotonic() - began
             logger.info("%s %s %s %d %.3fs", request_id, scope["method"], scope["path"], status, seconds)
 

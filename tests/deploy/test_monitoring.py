@@ -13,7 +13,9 @@ import yaml
 from prometheus_client import parser
 
 from stratoscope_server.engines.protocol import EngineStatus
+from stratoscope_server.gate import Gate
 from stratoscope_server.metrics import Metrics
+from stratoscope_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -26,7 +28,8 @@ LABELS_OF_PROMETHEUS = {"job", "instance", "le"}
 
 
 def metrics() -> Metrics:
-    return Metrics(lambda: EngineStatus(requests=0, ring_bytes=1, ring_used_bytes=0, ring_wait_seconds=0.0))
+    status = EngineStatus(requests=0, ring_bytes=1, ring_used_bytes=0, ring_wait_seconds=0.0)
+    return Metrics(lambda: status, Gate(Settings()))
 
 
 def exposed() -> dict[str, str]:

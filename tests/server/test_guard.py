@@ -241,7 +241,7 @@ def test_a_reader_that_stands_still_is_cut_off_and_its_place_is_given_back(start
 
 
 def test_a_reader_that_is_only_slow_gets_everything(start_server: StartServer) -> None:
-    request = {"stimuli": [{"id": "s0", "text": "word " * 300}], "capture": {"select": ["all"]}}
+    request: dict[str, object] = {"stimuli": [{"id": "s0", "text": "word " * 300}], "capture": {"select": ["all"]}}
     with start_server(write_stall_seconds=0.5) as url:
         n_bytes = 301 * 12 * 64 * 4
         with begun(url, request) as answer:
@@ -294,7 +294,7 @@ def test_a_repeated_request_is_refused_while_the_first_is_being_answered(start_s
 @pytest.mark.parametrize("key", ["", "x" * 129, "a b", "naïve"])
 def test_a_key_of_a_request_that_is_none_is_refused(key: str, start_server: StartServer) -> None:
     with start_server() as url:
-        answer = httpx2.post(f"{url}/v1/activations", json=body(), headers={"Idempotency-Key": key.encode()})
+        answer = httpx2.post(f"{url}/v1/activations", json=body(), headers=[(b"idempotency-key", key.encode())])
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, "Idempotency-Key")
         accepted = httpx2.post(f"{url}/v1/activations", json=body(), headers={"Idempotency-Key": "x" * 128})
         assert accepted.status_code == 200

@@ -75,7 +75,7 @@ def model_card(card: ModelCard, limits: Limits) -> str:
         ("sites", ", ".join(site.site for site in card.sites)),
         ("versions", ", ".join(f"{name} {version}" for name, version in card.versions.items())),
         ("fingerprint", card.fingerprint),
-        *((name.replace("_", " "), f"{value:,}") for name, value in limits.model_dump().items()),
+        *((name.replace("_", " "), "none" if value is None else f"{value:,}") for name, value in limits),
     ]
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:{width}}  {value}" for name, value in facts)
