@@ -16,7 +16,7 @@ from stratoscope_wire import Limits, ModelCard
 
 PREFIX: Final = "STRATOSCOPE_"
 
-CLIENT_VARIABLES: Final = frozenset({"STRATOSCOPE_BASE_URL", "STRATOSCOPE_API_KEY"})
+CLIENT_VARIABLES: Final = frozenset({"STRATOSCOPE_BASE_URL", "STRATOSCOPE_API_KEY", "STRATOSCOPE_CA_FILE"})
 """Variables of the same prefix that the client reads; here they mean nothing."""
 
 Positive = Annotated[int, Field(ge=1)]
@@ -35,6 +35,9 @@ class Settings(BaseModel):
     engine: Literal["torch", "vllm", "synthetic"] = Field("torch", description="what runs the model")
     model: str = Field("smollm2-135m", description="the embedded model, a Hugging Face id, or a local folder")
     revision: str | None = Field(None, description="commit of a Hugging Face id")
+    checkpoint_sha256: Path | None = Field(
+        None, description="a list written by sha256sum that config, weights and tokenizer must agree with"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="type to compute in; auto: checkpoint's")
     device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: a GPU if there is one")
     cache_dir: Path = Field(
@@ -44,6 +47,9 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback a key is required")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0: a free one")
     api_key_file: Path | None = Field(None, description="file of accepted API keys, one per line")
+    tls_certificate: Path | None = Field(None, description="PEM file of the certificate to speak TLS with")
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's private key")
+    log_format: Literal["text", "json"] = Field("text", description="how the log is written: text, or JSON lines")
     random_weights: Annotated[int, Field(ge=0)] | None = Field(
         None, description="torch: serve an untrained twin of the model, its weights drawn with this seed"
     )
@@ -98,7 +104,20 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _tls_needs_both_files(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            given, missing = (
+                ("--tls-key", "--tls-certificate")
+                if self.tls_certificate is None
+                else ("--tls-certificate", "--tls-key")
+            )
+            raise ValueError(f"{given} is given without {missing}: TLS needs both files")
+        return self
+
+    @model_validator(mode="after")
     def _of_one_engine(self) -> Self:
+        if self.checkpoint_sha256 is not None and self.engine == "synthetic":
+            raise ValueError("--checkpoint-sha256 is given, but the synthetic engine loads no checkpoint: leave it out")
         for name, engine in (("random_weights", "torch"), ("plants", "synthetic")):
             if getattr(self, name) is not None and self.engine != engine:
                 flag = f"--{name.replace('_', '-')}"
@@ -173,7 +192,7 @@ def _from_flags(args: Sequence[str], settings: type[Settings]) -> dict[str, str]
         allow_abbrev=False,
     )
     for name, field in settings.model_fields.items():
-        choices = get_args(field.annotation) if name in ("engine", "dtype", "executor") else None
+        choices = get_args(field.annotation) if name in ("engine", "dtype", "executor", "log_format") else None
         default = field.get_default(call_default_factory=True, validated_data={})
         note = f"{field.description} [{'none' if default is None else default}]"
         parser.add_argument(f"--{name.replace('_', '-')}", choices=choices, help=note, metavar=None if choices else "X")

@@ -59,6 +59,7 @@ def build_card(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "stratoscope-server": importlib.metadata.version("stratoscope-server"),
+            "checkpoint": source.contents,
             **versions,
         },
         sites=site_cards(config.num_hidden_layers, config.hidden_size, n_heads * d_head),

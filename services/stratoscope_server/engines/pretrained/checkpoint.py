@@ -1,25 +1,12 @@
-"""The files of a checkpoint: what is refused by their sight, and the hash that stands for a local folder."""
+"""What a checkpoint says of itself, and what is refused for it before anything is loaded."""
 
-import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from stratoscope_server.engines.pretrained.contents import refuse_foreign_files
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
-
-TOKENIZER_FILES: Final = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-"""Files that define a tokenizer."""
 
 
 def check_config(path: Path, supported: Collection[str]) -> dict[str, Any]:
@@ -58,9 +45,11 @@ def check_folder(folder: Path, supported: Collection[str]) -> None:
     Raises
     ------
     ModelRefusedError
-        If `check_config` refuses it, it has no safetensors or holds an adapter, or its tokenizer brings code.
+        If `check_config` refuses it, it has no safetensors or holds an adapter, or a file in it brings code or leads
+        out of it.
     """
     check_config(folder / "config.json", supported)
+    refuse_foreign_files(folder)
     if not any(folder.glob("*.safetensors")):
         others = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(kind))
         held = f" (it has {', '.join(others)})" if others else ""
@@ -70,23 +59,13 @@ def check_folder(folder: Path, supported: Collection[str]) -> None:
         )
     if (folder / "adapter_config.json").exists():
         raise ModelRefusedError(f"{folder} holds an adapter; merge it into the model and save that")
-    if (folder / "tokenizer_config.json").exists():
-        _refuse_code(_read_json(folder / "tokenizer_config.json"), folder / "tokenizer_config.json")
-
-
-def hash_folder(folder: Path) -> str:
-    """Return the SHA-256 over names and contents of config, weights and tokenizer, as ``sha256:<hex>``."""
-    weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
-    others = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
-    total = hashlib.sha256()
-    for path in sorted(path for path in [*weights, *others] if path.is_file()):
-        with path.open("rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+    for path in sorted(folder.glob("*config.json")):
+        _refuse_code(_read_json(path), path)
 
 
 def _refuse_code(config: dict[str, Any], path: Path) -> None:
-    if "auto_map" in config:
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]
+    if any("auto_map" in part for part in parts):
         raise ModelRefusedError(f"{path} asks for code from the checkpoint (auto_map); such code is never run")
 
 

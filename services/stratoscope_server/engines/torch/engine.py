@@ -19,10 +19,17 @@ from stratoscope_wire.sites import SITES
 
 
 def load_runner(
-    model: str, *, revision: str | None, dtype: str, device: str, cache_dir: Path, random_weights: int | None = None
+    model: str,
+    *,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    cache_dir: Path,
+    random_weights: int | None = None,
+    checkpoint_sha256: Path | None = None,
 ) -> TorchRunner:
     """Load a model and check that its sites are where they should be; see `load_engine`."""
-    source = resolve_source(model, revision, cache_dir, supported=FAMILIES)
+    source = resolve_source(model, revision, cache_dir, supported=FAMILIES, sums=checkpoint_sha256)
     tokenizer = FastTokenizer(source.folder)
     loaded = load_model(source, dtype=dtype, device=device, random_weights=random_weights)
     if random_weights is not None:
@@ -57,6 +64,7 @@ def load_engine(
     max_batch_tokens: int | None = None,
     random_weights: int | None = None,
     stall_seconds: float = DEFAULT_STALL_SECONDS,
+    checkpoint_sha256: Path | None = None,
 ) -> BatchedEngine:
     """Load a model and return the engine that serves it.
 
@@ -78,6 +86,8 @@ def load_engine(
         Seed of an untrained twin: the same architecture and tokenizer with weights drawn at random.
     stall_seconds
         A batch that runs longer will never end: the engine counts as dead.
+    checkpoint_sha256
+        A list such as ``sha256sum`` writes, which every file of the checkpoint must be in.
 
     Raises
     ------
@@ -85,7 +95,13 @@ def load_engine(
         If the model cannot be served, or not correctly.
     """
     runner = load_runner(
-        model, revision=revision, dtype=dtype, device=device, cache_dir=cache_dir, random_weights=random_weights
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        cache_dir=cache_dir,
+        random_weights=random_weights,
+        checkpoint_sha256=checkpoint_sha256,
     )
     return BatchedEngine(runner, max_batch_tokens, stall_seconds)
 

@@ -37,7 +37,9 @@ def load_engine(options: VllmOptions) -> Engine:
     """
     version = check_environment(os.environ, options.unproved_vllm)
     check_parallelism(options)
-    source = resolve_source(options.model, options.revision, options.cache_dir, supported=FAMILIES)
+    source = resolve_source(
+        options.model, options.revision, options.cache_dir, supported=FAMILIES, sums=options.checkpoint_sha256
+    )
     family = check_config(source.folder / "config.json", FAMILIES)["model_type"]
     tokenizer = FastTokenizer(source.folder)
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)

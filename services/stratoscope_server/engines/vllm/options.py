@@ -32,7 +32,7 @@ class VllmOptions:
 
     Attributes
     ----------
-    model, revision, dtype, cache_dir
+    model, revision, dtype, cache_dir, checkpoint_sha256
         As for the ``torch`` engine.
     tensor_parallel_size
         Number of GPUs (or CPU sockets) that share each layer.
@@ -66,6 +66,7 @@ class VllmOptions:
     ring_bytes: int = 2 << 30
     stall_seconds: float = DEFAULT_STALL_SECONDS
     executor: str = "mp"
+    checkpoint_sha256: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     unproved_vllm: str | None = None
 
