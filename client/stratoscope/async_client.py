@@ -45,7 +45,10 @@ class AsyncClient:
         self._connection = Connection.of(base_url, api_key, timeout)
         self._talk = Conversation(max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries))
         self._http = httpx2.AsyncClient(
-            timeout=self._connection.timeout, transport=transport, trust_env=self._connection.uses_proxies
+            timeout=self._connection.timeout,
+            transport=transport,
+            trust_env=self._connection.uses_proxies,
+            verify=self._connection.trust,
         )
         self._sleep = sleep
 

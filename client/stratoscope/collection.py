@@ -28,6 +28,7 @@ from stratoscope.store.measurement import Measurement
 from stratoscope.store.writer import RunWriter
 from stratoscope_wire import ActivationsRequest, Selector, Stimulus
 from stratoscope_wire.request import Dtype
+from stratoscope_wire.tracing import span
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Progress:
         return self.already_there + self.committed == self.total
 
 
+@span("collect")
 def collect(
     table: StimulusTable,
     run_dir: str | Path,
@@ -197,6 +199,7 @@ class _Collection:
         self.counts.requests += fetched.n_calls
         self.failures = 0 if n_came else self.failures + 1
 
+    @span("commit")
     def commit(self) -> None:
         """Commit what is buffered as one shard."""
         # Emptied first: after a failed write the same rows must not be tried again on the way out.

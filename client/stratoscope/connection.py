@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import ssl
 import warnings
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +14,7 @@ from stratoscope_wire import __version__
 
 BASE_URL_VARIABLE: Final = "STRATOSCOPE_BASE_URL"
 API_KEY_VARIABLE: Final = "STRATOSCOPE_API_KEY"
+CA_FILE_VARIABLES: Final = ("STRATOSCOPE_CA_FILE", "SSL_CERT_FILE")
 DEFAULT_BASE_URL: Final = "http://127.0.0.1:8000"
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -60,6 +62,25 @@ class Connection:
         if key is not None and url.scheme == "http" and not _is_private(url.host):
             warnings.warn(f"the API key travels unencrypted to {url.host}; use https", UserWarning, stacklevel=4)
         return cls(str(url).rstrip("/"), key, _timeout(timeout))
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """Whose certificates are trusted: those of the file that the environment names, else the system's.
+
+        Raises
+        ------
+        ConfigurationError
+            If the file cannot be used.
+        """
+        name = next((name for name in CA_FILE_VARIABLES if os.environ.get(name)), None)
+        if name is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=os.environ[name])
+        except OSError as error:
+            raise ConfigurationError(
+                f"{name}={os.environ[name]} holds no certificates that can be used ({error}); give a PEM file"
+            ) from None
 
     @property
     def uses_proxies(self) -> bool:

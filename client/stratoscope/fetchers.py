@@ -1,5 +1,6 @@
 """Several requests in flight, on threads."""
 
+import contextvars
 import queue
 import threading
 from collections import deque
@@ -37,7 +38,11 @@ class Fetchers:
         self._given: queue.SimpleQueue[ActivationsRequest | None] = queue.SimpleQueue()
         self._came: queue.SimpleQueue[Fetched | BaseException] = queue.SimpleQueue()
         self._in_flight = 0
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(concurrency)]
+        # Each thread belongs to whatever trace the caller is in.
+        self._threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(self._work,), daemon=True)
+            for _ in range(concurrency)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:

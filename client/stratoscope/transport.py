@@ -14,6 +14,7 @@ from stratoscope.connection import Connection
 from stratoscope.errors import CorruptAnswerError, StratoscopeError
 from stratoscope.faults import NETWORK_ERRORS, network_error
 from stratoscope_wire import CONTENT_TYPE
+from stratoscope_wire.tracing import span, trace_headers
 
 JSON_TYPE: Final = "application/json"
 
@@ -117,9 +118,10 @@ def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answe
     """Send a call and receive its answer, blocking. Raises nothing that the network can cause."""
     receiver = _Receiver(connection.base_url + call.path)
     try:
-        with client.stream(
-            call.method, receiver.url, content=call.body, headers=_headers(connection, call)
-        ) as response:
+        with (
+            span(f"{call.method} {call.path}"),
+            client.stream(call.method, receiver.url, content=call.body, headers=_headers(connection, call)) as response,
+        ):
             receiver.begin(call, response)
             for chunk in response.iter_raw():
                 receiver.take(chunk)
@@ -134,12 +136,13 @@ async def exchange_async(client: httpx2.AsyncClient, connection: Connection, cal
     """Send a call and receive its answer. Raises nothing that the network can cause."""
     receiver = _Receiver(connection.base_url + call.path)
     try:
-        async with client.stream(
-            call.method, receiver.url, content=call.body, headers=_headers(connection, call)
-        ) as response:
-            receiver.begin(call, response)
-            async for chunk in response.aiter_raw():
-                receiver.take(chunk)
+        with span(f"{call.method} {call.path}"):
+            async with client.stream(
+                call.method, receiver.url, content=call.body, headers=_headers(connection, call)
+            ) as response:
+                receiver.begin(call, response)
+                async for chunk in response.aiter_raw():
+                    receiver.take(chunk)
     except NETWORK_ERRORS as error:
         return receiver.end(network_error(error, receiver.url))
     except CorruptAnswerError as error:
@@ -163,4 +166,4 @@ def content_type_error(answer: Answer, expected: str) -> StratoscopeError | None
 def _headers(connection: Connection, call: Call) -> dict[str, str]:
     accept = CONTENT_TYPE if call.is_stream else JSON_TYPE
     content = {} if call.body is None else {"Content-Type": JSON_TYPE}
-    return {**connection.headers, "Accept": accept, **content, **call.headers}
+    return {**connection.headers, "Accept": accept, **content, **call.headers, **trace_headers()}

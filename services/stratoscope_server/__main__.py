@@ -1,7 +1,7 @@
 """`stratoscope-server`: read the settings, load the engine, serve until told to stop."""
 
-import logging
 import os
+import ssl
 import sys
 import threading
 from collections.abc import Callable
@@ -12,9 +12,12 @@ from fastapi import FastAPI
 from stratoscope_server.app import create_app
 from stratoscope_server.connections import guarded
 from stratoscope_server.engines.protocol import Engine
+from stratoscope_server.logs import configure_logs
 from stratoscope_server.settings import Settings, SettingsError
 from stratoscope_server.station import Station
 from stratoscope_server.stopping import FLUSH_SECONDS, DrainingServer
+from stratoscope_server.tls import server_context
+from stratoscope_wire.tracing import start_tracing
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -45,7 +48,9 @@ def serve(settings: Settings, load: Callable[[], Engine] | None = None) -> int:
     load
         Builds the engine, in place of the one that the settings name.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs(settings.log_format)
+    if fault := start_tracing("stratoscope-server", os.environ):
+        _complain(fault)
 
     def stop() -> None:
         server.should_exit = True
@@ -54,9 +59,9 @@ def serve(settings: Settings, load: Callable[[], Engine] | None = None) -> int:
     station = Station(load or engine_loader(settings), stop)
     try:
         app = create_app(station, settings)
+        server = make_server(app, settings)
     except ValueError as error:
         raise SettingsError(str(error)) from None
-    server = make_server(app, settings)
     server.run()
     if station.failure is not None:
         _complain(f"the model cannot be served: {station.failure}")
@@ -65,11 +70,19 @@ def serve(settings: Settings, load: Callable[[], Engine] | None = None) -> int:
 
 
 def make_server(app: FastAPI, settings: Settings) -> DrainingServer:
-    """Return the server of an app, with every deadline and cap on its connections."""
+    """Return the server of an app, with every deadline and cap on its connections.
+
+    Raises
+    ------
+    ValueError
+        If the files for TLS cannot be used.
+    """
+    tls = _tls_context(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         http=guarded(settings),  # type: ignore[arg-type]
         ws="none",
         h11_max_incomplete_event_size=settings.max_header_bytes,
@@ -79,6 +92,12 @@ def make_server(app: FastAPI, settings: Settings) -> DrainingServer:
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
     return DrainingServer(config, app.state.gate, settings.drain_seconds)
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return server_context(settings.tls_certificate, settings.tls_key)
 
 
 def engine_loader(settings: Settings) -> Callable[[], Engine]:
@@ -110,6 +129,7 @@ def engine_loader(settings: Settings) -> Callable[[], Engine]:
         cache_dir=settings.cache_dir,
         random_weights=settings.random_weights,
         stall_seconds=settings.stall_seconds,
+        checkpoint_sha256=settings.checkpoint_sha256,
     )
 
 

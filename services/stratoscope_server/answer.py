@@ -14,11 +14,13 @@ from stratoscope_server import problems
 from stratoscope_server.admission import Admitted
 from stratoscope_server.engines.protocol import Engine, EngineError
 from stratoscope_server.gate import Place
+from stratoscope_server.journal import note
 from stratoscope_server.metrics import Metrics
 from stratoscope_server.problems import ApiError
 from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder
 from stratoscope_wire.encoder import Piece
 from stratoscope_wire.schema import StreamHeader
+from stratoscope_wire.tracing import span
 
 logger = logging.getLogger(__name__)
 
@@ -93,20 +95,23 @@ class ActivationsAnswer(Response):
                     end, problem = "refused", error
                 tasks.cancel_scope.cancel()
         self._metrics.streams.labels(end=end).inc()
+        note(end=end)
         if problem is not None:
             raise problem
 
     async def _answer(self, send: Send) -> str:
-        await self._place.turn(self._limits.queue_seconds)
+        with span("queue"):
+            await self._place.turn(self._limits.queue_seconds)
         self._metrics.queue_wait.observe(time.monotonic() - self._began)
         async with aclosing(self._engine.capture(self._admitted.job)) as blocks:
             # The first block exists before the status line is sent, so that most failures get a true status.
             try:
-                first = await self._next(blocks, self._limits.first_batch_seconds, "first_batch_timeout")
+                with span("engine"):
+                    first = await self._next(blocks, self._limits.first_batch_seconds, "first_batch_timeout")
             except EngineError as error:
                 raise problems.engine_problem(error) from error
             self._metrics.first_byte.observe(time.monotonic() - self._began)
-            with self._metrics.open_streams.track_inprogress():
+            with self._metrics.open_streams.track_inprogress(), span("stream"):
                 return await self._stream(first, blocks, send)
 
     async def _stream(self, first: Block | None, blocks: Blocks, send: Send) -> str:
@@ -119,12 +124,12 @@ class ActivationsAnswer(Response):
                 block = await self._next(blocks, self._limits.between_batches_seconds, "engine_stalled")
             last = self._encoder.finish()
         except BlockError as error:
-            logger.exception("request %s: the engine delivered an invalid block", self._admitted.job.request_id)
+            logger.exception("the engine delivered an invalid block")
             return await self._break_off(send, "invalid_block", str(error), retryable=False)
         except EngineError as error:
             return await self._break_off(send, error.code, str(error), retryable=error.retryable)
         except Exception:
-            logger.exception("request %s failed after its first byte", self._admitted.job.request_id)
+            logger.exception("the request failed after its first byte")
             return await self._break_off(send, "internal", "the server failed; its log has the cause", retryable=True)
         await _send_pieces(send, last)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

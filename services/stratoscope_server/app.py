@@ -19,12 +19,15 @@ from stratoscope_server.body import parse_request, read_body
 from stratoscope_server.engines.protocol import Engine
 from stratoscope_server.envelope import Envelope
 from stratoscope_server.gate import Gate, Place
+from stratoscope_server.journal import note
 from stratoscope_server.metrics import Metrics
 from stratoscope_server.problems import ApiError
 from stratoscope_server.requests import RequestContext
+from stratoscope_server.routes import refuse_open_routes
 from stratoscope_server.settings import Settings
 from stratoscope_server.station import Station
 from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, ErrorBody, Limits, ModelCard, Plan, __version__
+from stratoscope_wire.tracing import flush_tracing, span
 
 BODY_SCHEMA: dict[str, Any] = {
     "requestBody": {
@@ -52,10 +55,12 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     ------
     ValueError
         If the key file cannot be used.
+    RuntimeError
+        If a route would be open that is not named open.
     """
     keys = KeyRing(settings.api_key_file)
     gate = Gate(settings, keys.n_keys)
-    metrics = Metrics(lambda: station.status, gate)
+    metrics = Metrics(lambda: station.status, lambda: station.state, gate)
 
     def limits_of(engine: Engine) -> Limits:
         return settings.limits(engine.card, keys.n_keys, engine.max_stimulus_bytes)
@@ -64,6 +69,7 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with station.running():
             yield
+        await asyncio.to_thread(flush_tracing)
 
     app = FastAPI(
         title="Stratoscope", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
@@ -80,6 +86,7 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     _add_descriptions(guarded, station, limits_of)
     _add_service_routes(guarded, station, gate, metrics, app)
     app.include_router(guarded)
+    refuse_open_routes(app)
     return app
 
 
@@ -108,8 +115,11 @@ def _add_activations(
         body = await read_body(request, limits.max_body_bytes)
         return engine, limits, gate.enter(request.state.key, _idempotency_key(request)), body
 
+    @span("admit")
     def admitted(body: bytes, request_id: str, engine: Engine, limits: Limits) -> Admitted:
-        return admit(parse_request(body, limits.max_json_depth), request_id, engine, limits)
+        admission = admit(parse_request(body, limits.max_json_depth), request_id, engine, limits)
+        _note_plan(admission.plan)
+        return admission
 
     @router.post(
         "/v1/activations",
@@ -146,6 +156,10 @@ def _idempotency_key(request: Request) -> str | None:
     return given
 
 
+def _note_plan(plan: Plan) -> None:
+    note(stimuli=len(plan.stimuli), tokens=plan.n_tokens, rows=plan.n_rows, bytes=plan.bytes)
+
+
 def _add_descriptions(router: APIRouter, station: Station, limits_of: Callable[[Engine], Limits]) -> None:
     @router.get("/v1/model", summary="The model card")
     async def model() -> ModelCard:
@@ -167,10 +181,10 @@ def _add_service_routes(router: APIRouter, station: Station, gate: Gate, metrics
     async def prometheus() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    @router.get("/openapi.json", include_in_schema=False)
+    @router.get("/openapi.json", include_in_schema=False, summary="The routes as OpenAPI")
     async def openapi() -> JSONResponse:
         return JSONResponse(app.openapi())
 
-    @router.get("/docs", include_in_schema=False)
+    @router.get("/docs", include_in_schema=False, summary="The routes as a page")
     async def docs() -> HTMLResponse:
         return get_swagger_ui_html(openapi_url="openapi.json", title="Stratoscope")

@@ -1,7 +1,6 @@
 """Errors of the HTTP side: what a request can do wrong, and the JSON body that says so."""
 
 import difflib
-import logging
 from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
@@ -12,8 +11,6 @@ from starlette.types import Scope
 
 from stratoscope_server.engines.protocol import EngineError
 from stratoscope_wire import ActivationsRequest, Capture, ErrorBody, ErrorDetail, Message, SpanSelector, Stimulus
-
-logger = logging.getLogger(__name__)
 
 MAX_LISTED_ERRORS = 10
 
@@ -71,10 +68,9 @@ def engine_problem(error: EngineError) -> ApiError:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the app answer with an `ErrorBody`."""
+    """Make every error that the app raises on purpose answer with an `ErrorBody`; see `bug` for the others."""
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(Exception, _answer_bug)
 
 
 def body(scope: Scope, error: ApiError) -> JSONResponse:
@@ -84,6 +80,11 @@ def body(scope: Scope, error: ApiError) -> JSONResponse:
     detail = ErrorDetail(code=error.code, message=error.message, request_id=request_id, **error.details)
     content = ErrorBody(error=detail).model_dump(exclude_none=True)
     return JSONResponse(content, status_code=error.status, headers=error.headers)
+
+
+def bug(scope: Scope) -> JSONResponse:
+    """Return the JSON answer for a failure of the server itself."""
+    return body(scope, ApiError(500, "internal", "the server failed; its log has the cause under this request id"))
 
 
 async def _answer_api_error(request: Request, error: Exception) -> JSONResponse:
@@ -97,13 +98,6 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     message = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers) if error.headers else None
     return body(request.scope, ApiError(error.status_code, code, message, headers=headers))
-
-
-async def _answer_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("request %s failed", request.state.request_id, exc_info=error)
-    return body(
-        request.scope, ApiError(500, "internal", "the server failed; its log has the cause under this request id")
-    )
 
 
 def _most_precise(fields: list[str]) -> str:

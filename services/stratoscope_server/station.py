@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Literal
 
 from stratoscope_server.engines.protocol import Engine, EngineError, EngineStatus
 from stratoscope_server.problems import ApiError
 
 logger = logging.getLogger(__name__)
+
+EngineState = Literal["loading", "ready", "failed"]
 
 LINGER_SECONDS: Final = 3.0
 """Time between the failure of an engine and the end of the server, in which it answers 503."""
@@ -47,6 +49,13 @@ class Station:
         if self._engine is None:
             raise _unavailable("the model is still being loaded", retry_after=5)
         return self._engine
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine is on its way from loading to the end."""
+        if self.failure is not None:
+            return "failed"
+        return "loading" if self._engine is None else "ready"
 
     @property
     def status(self) -> EngineStatus | None:

@@ -13,6 +13,7 @@ import yaml
 from prometheus_client import parser
 
 from stratoscope_server.engines.protocol import EngineStatus
+from stratoscope_server.engines.sizes import Sizes
 from stratoscope_server.gate import Gate
 from stratoscope_server.metrics import Metrics
 from stratoscope_server.settings import Settings
@@ -28,8 +29,9 @@ LABELS_OF_PROMETHEUS = {"job", "instance", "le"}
 
 
 def metrics() -> Metrics:
-    status = EngineStatus(requests=0, ring_bytes=1, ring_used_bytes=0, ring_wait_seconds=0.0)
-    return Metrics(lambda: status, Gate(Settings()))
+    sizes = Sizes().read()
+    status = EngineStatus(ring_bytes=1, pass_prompts=sizes, pass_tokens=sizes)
+    return Metrics(lambda: status, lambda: "ready", Gate(Settings()))
 
 
 def exposed() -> dict[str, str]:
@@ -83,7 +85,9 @@ def label_names(metric: str) -> set[str]:
     """Labels of a family of the server, as its text does not tell those of one that has not counted yet."""
     collectors = vars(metrics()).values()
     own = {name for one in collectors if getattr(one, "_name", None) == metric for name in one._labelnames}
-    return own | LABELS_OF_PROMETHEUS
+    families = parser.text_string_to_metric_families(metrics().render().decode())
+    told = {name for family in families if family.name == metric for sample in family.samples for name in sample.labels}
+    return own | told | LABELS_OF_PROMETHEUS
 
 
 def test_the_server_exposes_the_metrics_that_the_readers_below_find() -> None:

@@ -13,6 +13,7 @@ from stratoscope import __version__
 from stratoscope.cli import exits, study, words
 from stratoscope.client import Client
 from stratoscope.errors import StratoscopeError
+from stratoscope_wire.tracing import flush_tracing, start_tracing
 
 app = typer.Typer(
     name="stratoscope",
@@ -251,6 +252,8 @@ def main() -> None:
     # Both are set, since a process that was started in the background ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    if fault := start_tracing("stratoscope", os.environ):
+        typer.echo(f"stratoscope: {fault}", err=True)
     try:
         app()
     except StratoscopeError as error:
@@ -263,5 +266,6 @@ def _end(message: str, code: int) -> NoReturn:
     typer.echo(f"stratoscope: {message}", err=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    flush_tracing()
     # Requests may still be in flight on threads inside Arrow; taking the interpreter down under them aborts it.
     os._exit(code)

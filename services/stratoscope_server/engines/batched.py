@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from stratoscope_server.engines.packing import pack
 from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS, EngineError, EngineStatus, Job, Prompt, Tokenizer
+from stratoscope_server.engines.sizes import Passes
 from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.request import Dtype
 
@@ -65,6 +66,7 @@ class BatchedEngine:
     ) -> None:
         self._runner = runner
         self._max_batch_tokens = max_batch_tokens or DEFAULT_BATCH_TOKENS
+        self._passes = Passes()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._stall_seconds = stall_seconds
         self._batch_began: float | None = None
@@ -82,7 +84,7 @@ class BatchedEngine:
     @property
     def status(self) -> EngineStatus:
         """What can be measured now."""
-        return EngineStatus()
+        return EngineStatus(pass_prompts=self._passes.prompts.read(), pass_tokens=self._passes.tokens.read())
 
     def refuse(self, job: Job) -> None:
         """Return: whatever was admitted can be tried."""
@@ -122,6 +124,8 @@ class BatchedEngine:
         return asyncio.wrap_future(self._thread.submit(self._run, batch, job))
 
     def _run(self, batch: Sequence[Prompt], job: Job) -> Block:
+        # Counted where it begins: a batch that was cancelled in the queue is no pass.
+        self._passes.add(len(batch), sum(prompt.n_tokens for prompt in batch))
         self._batch_began = time.monotonic()
         try:
             return self._runner.run(batch, job.columns, job.dtype)

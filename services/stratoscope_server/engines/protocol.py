@@ -7,6 +7,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from stratoscope_server.engines.sizes import Distribution
 from stratoscope_wire import Block, Column, Message, ModelCard
 from stratoscope_wire.request import Dtype
 
@@ -143,12 +144,16 @@ class EngineStatus:
         Size of the memory in which rows wait for their reader, and how much of it is in use; 0 where there is none.
     ring_wait_seconds
         How long prompts have waited for room in it, summed.
+    pass_prompts, pass_tokens
+        How many prompts and tokens its forward passes took; ``None`` if it does not tell.
     """
 
     requests: int = 0
     ring_bytes: int = 0
     ring_used_bytes: int = 0
     ring_wait_seconds: float = 0.0
+    pass_prompts: Distribution | None = None
+    pass_tokens: Distribution | None = None
 
 
 class Engine(Protocol):

@@ -57,11 +57,15 @@ class Note(_Frame):
         Serials of requests that ended in the engine. It will not touch their region again.
     faults
         Prompts given up.
+    pass_prompts, pass_tokens
+        Of the step, all requests in it counted; 0 in a note that is of none.
     """
 
     written: tuple[int, ...] = ()
     released: tuple[int, ...] = ()
     faults: tuple[Fault, ...] = ()
+    pass_prompts: int = 0
+    pass_tokens: int = 0
 
 
 class Subscriber(Protocol):

@@ -80,7 +80,12 @@ class Courier:
             self._deliver_gather(gather)
         self._staging.give_back()
         faults = (Fault(serial=serial, code="rows_missing", message=text) for serial, text in step.plan.holes.items())
-        return Note(written=tuple(step.plan.completed), faults=tuple(faults))
+        return Note(
+            written=tuple(step.plan.completed),
+            faults=tuple(faults),
+            pass_prompts=step.plan.n_prompts,
+            pass_tokens=step.plan.n_tokens,
+        )
 
     def _deliver_gather(self, staged: StagedGather) -> None:
         columns = [self._columns[number] for number in column_numbers(staged.gather.columns)]

@@ -84,6 +84,8 @@ class VllmEngine:
             ring_bytes=self._arena.n_bytes,
             ring_used_bytes=self._arena.used_bytes,
             ring_wait_seconds=self._traffic.wait_seconds,
+            pass_prompts=self._traffic.passes.prompts.read(),
+            pass_tokens=self._traffic.passes.tokens.read(),
         )
 
     @property

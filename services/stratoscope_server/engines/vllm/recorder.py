@@ -99,13 +99,14 @@ class Recorder:
                     f"the batch does not hold the prompt's tokens where vLLM's books say (position {start}, row {row})"
                 )
         plan = plan_step(scheduled, len(step.token_ids))
+        plan.n_prompts = len(step.request_ids)
         plan.holes.update(foreign)
         self._close(plan)
         if plan.gathers or plan.holes or plan.completed:
             self._step = _ActiveStep(plan, self._staging.begin(plan), self._columns)
         elif self._courier is not None:
             # A sign of life: a long prompt may take many steps until one has rows that are wanted.
-            self._courier.tell(Note())
+            self._courier.tell(Note(pass_prompts=plan.n_prompts, pass_tokens=plan.n_tokens))
 
     def on_ended(self, request_ids: Sequence[str]) -> None:
         """Let go of requests that ended; see `StepListener`."""

@@ -117,6 +117,8 @@ class StepPlan:
     ----------
     n_tokens
         Of the whole batch, without padding.
+    n_prompts
+        Requests in it.
     gathers
         What to copy.
     completed
@@ -126,6 +128,7 @@ class StepPlan:
     """
 
     n_tokens: int
+    n_prompts: int = 0
     gathers: list[Gather] = field(default_factory=list)
     completed: list[int] = field(default_factory=list)
     holes: dict[int, str] = field(default_factory=dict)

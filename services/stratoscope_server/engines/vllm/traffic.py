@@ -14,6 +14,7 @@ import numpy as np
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from stratoscope_server.engines.protocol import EngineError, Job, Prompt
+from stratoscope_server.engines.sizes import Passes
 from stratoscope_server.engines.vllm.arena import Arena
 from stratoscope_server.engines.vllm.channel import Note
 from stratoscope_server.engines.vllm.group import Group, region_bytes
@@ -50,6 +51,8 @@ class Traffic:
         """Time that groups have waited for room, summed."""
         self.last_sign = time.monotonic()
         """When the engine was last heard of, or was first given work."""
+        self.passes = Passes()
+        """Steps of the engine."""
 
     @property
     def n_prompts(self) -> int:
@@ -87,6 +90,9 @@ class Traffic:
     def take_note(self, exit_: int, note: Note) -> None:
         """Take in what a worker told."""
         self.last_sign = time.monotonic()
+        # Every rank tells of every step.
+        if exit_ == 0 and note.pass_tokens:
+            self.passes.add(note.pass_prompts, note.pass_tokens)
         for serial in note.written:
             if group := self._groups.get(serial):
                 group.written((serial, exit_))
