@@ -38,6 +38,10 @@ BODY_SCHEMA: dict[str, Any] = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 409, 413, 414, 422, 429, 431, 503, 504)
 }
+NO_TELEMETRY: Final[dict[str, Any]] = dict.fromkeys(
+    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+)
+"""FastAPI would send spans beside ours, and messages of failures, which may quote a request."""
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -72,7 +76,13 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
         await asyncio.to_thread(flush_tracing)
 
     app = FastAPI(
-        title="Stratoscope", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+        title="Stratoscope",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry=NO_TELEMETRY,
     )
     app.state.gate = gate
     problems.install(app)
