@@ -7,13 +7,19 @@ STAMP := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.ready
+UV_COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --constraint constraints.txt \
+    --python-version 3.11 --no-emit-package stratoscope --no-emit-package stratoscope-server \
+    --no-emit-package stratoscope-wire
+ON_IMAGE := --python-platform x86_64-manylinux_2_36
+# Where the CPU build of torch comes from; elsewhere: make lock TORCH='--find-links FOLDER'.
+TORCH ?= --torch-backend cpu
 PACKAGES := shared/stratoscope_wire services/stratoscope_server client/stratoscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-vllm check serve clean
+.PHONY: help setup setup-vllm demo test test-vllm check lock audit security-table serve clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the virtual environment in .venv, with pinned versions
 
@@ -57,6 +63,18 @@ check: setup ## format, lint, types, and each distribution alone in an empty env
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(PACKAGES) tests benchmarks
 	$(BIN)/python tests/isolation/check.py
+
+lock: setup ## write the hashed locks of the client and the CPU image anew, at the versions of constraints.txt
+	$(UV_COMPILE) --universal locks/client.in --output-file locks/client.txt
+	$(UV_COMPILE) $(ON_IMAGE) $(TORCH) locks/server-cpu.in --output-file locks/server-cpu.txt
+	$(UV_COMPILE) $(ON_IMAGE) locks/build.in --output-file locks/build.txt
+	$(UV_COMPILE) $(ON_IMAGE) --no-deps locks/model.in --output-file locks/model.txt
+
+audit: setup ## ask the OSV database for known faults of everything locked; fails where it is not reached
+	$(BIN)/python locks/audit.py
+
+security-table: setup ## print the table of routes for SECURITY.md
+	$(BIN)/python -m stratoscope_server.routes
 
 clean: ## remove what the commands made, runs excepted
 	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,7 +26,7 @@ def test_both_images_build_our_wheels_by_the_same_steps() -> None:
     assert stages(read("Dockerfile.cpu"))[0] == stages(read("Dockerfile.gpu"))[0]
 
 
-INDEX_OF_CPU_BUILDS = '--index-url "${TORCH_INDEX}" '
+INDEX_OF_CPU_BUILDS = '--extra-index-url "${TORCH_INDEX}" '
 
 
 def without_index() -> tuple[str, ...]:
@@ -111,10 +111,10 @@ def test_all_steps_were_taken_but_those_that_only_root_can_take(image: Replay) -
     assert image.left_out[0].startswith("groupadd")
 
 
-def test_torch_is_taken_from_the_index_of_cpu_builds_alone() -> None:
-    (step,) = [step.rest for step in read("Dockerfile.cpu") if "torch==" in step.rest]
+def test_the_index_of_cpu_builds_is_asked_for_nothing_that_is_not_known_by_its_hash() -> None:
+    (step,) = [step.rest for step in read("Dockerfile.cpu") if "${TORCH_INDEX}" in step.rest]
     assert step.count(INDEX_OF_CPU_BUILDS) == 1
-    assert "extra-index-url" not in step
+    assert step.count("pip install") == step.count("pip install --require-hashes") == 1
 
 
 def test_torch_is_the_cpu_build(image: Replay) -> None:
