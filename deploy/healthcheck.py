@@ -1,6 +1,7 @@
 """Exit 0 if the server in this container is ready, 1 with the reason otherwise. Run by Docker's health check."""
 
 import os
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -16,11 +17,15 @@ def first_key(path: Path) -> str:
     return next(line for line in lines if line and not line.startswith("#"))
 
 
-def ask(port: str, key: str) -> str | None:
+def ask(scheme: str, port: str, key: str) -> str | None:
     """Return why the server is not ready, or None if it is."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/readyz", headers={"Authorization": f"Bearer {key}"})
-    # A proxy of the environment is for the outside, not for this container's own loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    address = f"{scheme}://127.0.0.1:{port}/readyz"
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"})  # noqa: S310 - http(s) only
+    # The certificate is for the server's name outside, and nobody stands between a container and its own loopback.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    # A proxy of the environment is for the outside as well.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(request, timeout=TIMEOUT_S):
             return None
@@ -33,7 +38,8 @@ def ask(port: str, key: str) -> str | None:
 def main() -> int:
     """Ask once."""
     key = first_key(Path(os.environ["STRATOSCOPE_API_KEY_FILE"]))
-    reason = ask(os.environ["STRATOSCOPE_PORT"], key)
+    scheme = "https" if os.environ.get("STRATOSCOPE_TLS_CERTIFICATE") else "http"
+    reason = ask(scheme, os.environ["STRATOSCOPE_PORT"], key)
     if reason is not None:
         sys.stderr.write(f"not ready: {reason}\n")
     return 0 if reason is None else 1

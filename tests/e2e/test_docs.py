@@ -28,6 +28,7 @@ def test_every_module_that_a_page_names_exists(page: str) -> None:
         "docs/cli.md",
         "docs/capture.md",
         "docs/deployment.md",
+        "SECURITY.md",
         "docs/statistics.md",
         "docs/paper.md",
         "docs/your-own-study.md",
