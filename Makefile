@@ -61,7 +61,7 @@ test-vllm: setup-vllm ## the tests of the vLLM engine alone
 check: setup ## format, lint, types, and each distribution alone in an empty environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES) tests benchmarks
+	$(BIN)/mypy $(PACKAGES) tests benchmarks locks/audit.py
 	$(BIN)/python tests/isolation/check.py
 
 lock: setup ## write the hashed locks of the client and the CPU image anew, at the versions of constraints.txt

@@ -38,9 +38,8 @@ BODY_SCHEMA: dict[str, Any] = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 409, 413, 414, 422, 429, 431, 503, 504)
 }
-NO_TELEMETRY: Final[dict[str, Any]] = dict.fromkeys(
-    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
-)
+# Untyped: an older FastAPI knows no such argument and takes it for one of no meaning.
+NO_TELEMETRY: Final[Any] = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 """FastAPI would send spans beside ours, and messages of failures, which may quote a request."""
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 

@@ -19,6 +19,13 @@ def test_every_module_that_a_page_names_exists(page: str) -> None:
         assert found, name
 
 
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 8
+    for name in named:
+        assert any(path.as_posix().endswith(f"/{name}") for path in ROOT.glob("tests/**/*.py")), name
+
+
 @pytest.mark.parametrize(
     "page",
     [

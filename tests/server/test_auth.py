@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.applications import Starlette
 
 from stratoscope_server.app import create_app
@@ -159,7 +159,7 @@ def test_a_mounted_app_counts_as_open() -> None:
 
 def add_route(app: FastAPI) -> None:
     """Add a route to the router that has most of them, as somebody would who knows nothing of keys."""
-    routers = [route.original_router for route in app.routes if hasattr(route, "original_router")]
+    routers: list[APIRouter] = [route.original_router for route in app.routes if hasattr(route, "original_router")]
     largest = max(routers, key=lambda router: len(router.routes))
 
     @largest.get("/added")

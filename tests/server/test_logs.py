@@ -55,7 +55,7 @@ def serving(*flags: str, program: tuple[str, ...] = ("-m", "stratoscope_server")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stderr is not None
         errors = process.stderr
-        reader = threading.Thread(target=lambda: [running.lines.append(line.rstrip("\n")) for line in errors])
+        reader = threading.Thread(target=lambda: running.lines.extend(line.rstrip("\n") for line in errors))
         reader.start()
         try:
             found = re.search(r"running on (http://127\.0\.0\.1:\d+)", running.wait_for("running on"))

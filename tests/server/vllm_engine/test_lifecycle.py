@@ -142,7 +142,12 @@ def test_an_answer_over_http_is_verified_and_right_and_a_signal_drains_what_is_o
 ) -> None:
     with serve(folder, "--ring-bytes", str(32 << 20)) as served:
         request = body(12, sites=SITES, select=["last", "all", "mean"])
+        before = {name: gauge(served, f"stratoscope_pass_{name}_sum") for name in ("prompts", "tokens")}
         batches = fetch(served.url, request)
+        # A prompt may be spread over several steps, and each rank tells of every step: its tokens are counted once.
+        n_tokens = httpx2.post(f"{served.url}/v1/plan", json=request).json()["n_tokens"]
+        assert gauge(served, "stratoscope_pass_tokens_sum") - before["tokens"] == n_tokens
+        assert gauge(served, "stratoscope_pass_prompts_sum") - before["prompts"] >= 12
         ids = [row for batch in batches for row in batch.column("stimulus_id").to_pylist()]
         assert set(ids) == {f"s{i}" for i in range(12)}
         check_rows(folder, request, batches, reference, distance)
