@@ -1,18 +1,14 @@
 """The commands. Each one reads its arguments, calls one function of the package and says what came of it."""
 
 import os
-import signal
-import sys
-import warnings
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn, TextIO
+from typing import Annotated, Final, Literal
 
 import typer
 
 from stratoscope import __version__
 from stratoscope.cli import exits, study, words
 from stratoscope.client import Client
-from stratoscope.errors import StratoscopeError
 
 app = typer.Typer(
     name="stratoscope",
@@ -90,6 +86,22 @@ def collect(
     typer.echo(words.collected(counts, out))
     if not counts.is_complete:
         raise typer.Exit(exits.INCOMPLETE)
+
+
+@app.command()
+def verify(
+    run: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put damaged shards aside and set exactly their stimuli back to missing.")
+    ] = False,
+) -> None:
+    """Read every byte of a run and name every damaged shard with its stimuli."""
+    from stratoscope.store import repair as mending
+
+    verdict = mending.repair(run) if repair else mending.verify(run)
+    typer.echo(words.verified(verdict, run, repaired=repair))
+    if verdict.damages and not repair:
+        raise typer.Exit(exits.DAMAGED)
 
 
 @app.command()
@@ -223,45 +235,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    del category, filename, lineno, file, line
-    typer.echo(f"warning: {message}", err=True)
-
-
-class _Stopped(BaseException):
-    """A signal asked to stop. Not a KeyboardInterrupt, which the command-line library would answer itself."""
-
-
-def _stop(_signal: int, _frame: object) -> None:
-    raise _Stopped
-
-
-def main() -> None:
-    """Run a command; errors of the package become one line on stderr and an exit code."""
-    warnings.showwarning = _show_warning
-    # Both are set, since a process that was started in the background ignores SIGINT.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    try:
-        app()
-    except StratoscopeError as error:
-        _end(str(error), exits.exit_code(error))
-    except _Stopped:
-        _end("interrupted; run the same command again to go on", exits.INTERRUPTED)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    typer.echo(f"stratoscope: {message}", err=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Requests may still be in flight on threads inside Arrow; taking the interpreter down under them aborts it.
-    os._exit(code)
