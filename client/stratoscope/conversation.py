@@ -57,10 +57,10 @@ class Conversation:
         answer = yield from ask(Call("POST", "/v1/plan", to_json(request)), self.policy)
         return _parsed(Plan, bytes(answer.body), answer.url)
 
-    def fetch(self, request: ActivationsRequest) -> Steps[Fetched]:
-        """Fetch one request, whatever comes of it."""
+    def fetch(self, request: ActivationsRequest, policy: RetryPolicy | None = None) -> Steps[Fetched]:
+        """Fetch one request, whatever comes of it, under the conversation's policy or another."""
         card = yield from self.model()
-        return (yield from fetch(request, card, self.policy))
+        return (yield from fetch(request, card, policy or self.policy))
 
     def activations(
         self,

@@ -5,10 +5,16 @@ import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from stratoscope.connection import API_KEY_VARIABLE
 from stratoscope.errors import ConfigurationError
+
+LogFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Append what the client does to a file, one JSON object a line.")
+]
 
 HIDDEN: Final = "[hidden]"
 

@@ -8,6 +8,8 @@ import typer
 
 from stratoscope import __version__
 from stratoscope.cli import exits, study, words
+from stratoscope.cli.logfile import LogFile, log_to
+from stratoscope.cli.servers import Servers, connected
 from stratoscope.client import Client
 
 app = typer.Typer(
@@ -50,23 +52,26 @@ def serve(context: typer.Context) -> None:
 def collect(
     stimuli: Stimuli,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
-    server: Server = None,
+    server: Servers = None,
     sites: Sites = DEFAULT_SITES,
     layers: Layers = "all",
     select: Select = "last",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 2,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight, per server.")] = 2,
     on_refusal: Annotated[
         Literal["stop", "skip"], typer.Option(help="What to do about a stimulus the server refuses for good.")
     ] = "stop",
     special_tokens: Annotated[bool, typer.Option(help="Add the model's special tokens.")] = True,
+    log_file: LogFile = None,
 ) -> None:
     """Collect activations of stimuli into a run; the same command finishes an interrupted one."""
     from stratoscope.collection import CollectSettings, Progress
     from stratoscope.collection import collect as collect_run
     from stratoscope.progress import progress_bar
 
+    if log_file is not None:
+        log_to(log_file)
     table = words.read_stimuli(stimuli)
-    with Client(server) as client, progress_bar(f"collecting {len(table)} stimuli") as bar:
+    with connected(server) as clients, progress_bar(f"collecting {len(table)} stimuli") as bar:
 
         def show(counts: Progress) -> None:
             bar(counts.already_there + counts.fetched, counts.total)
@@ -74,7 +79,7 @@ def collect(
         counts = collect_run(
             table,
             out,
-            client,
+            clients,
             sites=words.names(sites),
             layers=words.layers(layers),
             select=words.names(select),
