@@ -153,7 +153,8 @@ class RunWriter:
             require_space(folder, table.nbytes)
             record = self._write(table, len(found), folder)
         self._ledger.commit_shard(record, found)
-        logger.info("committed %s with %d stimuli, %d bytes", record.name, record.stimuli, record.bytes)
+        facts = {"run": str(self.run_dir), "shard": record.name, "stimuli": record.stimuli, "bytes": record.bytes}
+        logger.info("committed %s with %d stimuli", record.name, record.stimuli, extra={"facts": facts})
         return record
 
     def note_failures(self, ids: Sequence[str], error: str, *, final: bool) -> None:
