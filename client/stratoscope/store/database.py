@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stratoscope.errors import LedgerDamagedError, RunError
-from stratoscope.store.disk import storage_error
+from stratoscope.store.disk import RESERVE_BYTES, storage_error
 from stratoscope.store.filesystem import is_on_network
 
 BUSY_TIMEOUT_S: Final = 30.0
@@ -133,7 +134,11 @@ class Database:
 def _translated(error: sqlite3.Error, path: Path) -> RunError:
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary in DISK_FAULTS:
-        return storage_error(path, DISK_FAULTS[primary], f"{error} ({os.strerror(DISK_FAULTS[primary])})")
+        number = DISK_FAULTS[primary]
+        # SQLite calls some of what a full disk does to its index of the log an I/O error.
+        if number == errno.EIO and shutil.disk_usage(path.parent).free < RESERVE_BYTES:
+            number = errno.ENOSPC
+        return storage_error(path, number, f"{error} ({os.strerror(number)})")
     if primary in DAMAGES:
         return LedgerDamagedError(
             f"{path} cannot be used as a ledger: {error}. Restore the file from a copy, or collect into another folder"
