@@ -1,4 +1,4 @@
-"""A circuit breaker: when to leave a failing server alone, and when to try it again. It knows no clock and no server."""
+"""A circuit breaker: when to leave a failing server alone, and when to try it again. It has no clock."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -48,15 +48,15 @@ class Breaker:
         return self.until is None or (now >= self.until and not self.on_trial)
 
     def sent(self, now: float) -> "Breaker":
-        """A request was sent, which it admitted."""
+        """Note that a request was sent, which it admitted."""
         return replace(self, on_trial=True) if self.state(now) == "half-open" else self
 
     def succeeded(self) -> "Breaker":
-        """A request succeeded."""
+        """Note that a request succeeded."""
         return replace(self, failures=0, openings=0, until=None, on_trial=False)
 
     def failed(self, now: float) -> "Breaker":
-        """A request failed."""
+        """Note that a request failed."""
         counted = replace(self, failures=self.failures + 1)
         if self.state(now) == "open":
             # Sent before it opened, and no news.

@@ -34,9 +34,7 @@ class Fetchers:
         Number of threads per server.
     """
 
-    def __init__(
-        self, sources: Sequence[Source], requests: Iterable[ActivationsRequest], concurrency: int
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], requests: Iterable[ActivationsRequest], concurrency: int) -> None:
         self.sources = tuple(sources)
         self._waiting = deque(requests)
         self._concurrency = concurrency

@@ -193,9 +193,7 @@ def _pause(wait_s: float, error: StratoscopeError) -> Pause:
     return Pause(wait_s)
 
 
-def _activations_call(
-    request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str, asker: str
-) -> Call:
+def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str, asker: str) -> Call:
     return Call(
         "POST",
         "/v1/activations",

@@ -58,8 +58,8 @@ def common_card(clients: Sequence[Client]) -> ModelCard:
         if theirs.fingerprint != card.fingerprint:
             raise ServersDifferError(
                 f"{first.base_url} serves {card.model} with fingerprint {card.fingerprint}, {other.base_url} serves "
-                f"{theirs.model} with fingerprint {theirs.fingerprint}; only servers of the very same model can share a "
-                "collection"
+                f"{theirs.model} with fingerprint {theirs.fingerprint}; only servers of the very same model can share "
+                "a collection"
             )
     return card
 

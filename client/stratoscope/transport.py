@@ -144,9 +144,7 @@ def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answe
     """Send a call and receive its answer, blocking. Raises nothing that the network can cause."""
     receiver = _Receiver(connection, call)
     try:
-        with client.stream(
-            call.method, receiver.url, content=call.body, headers=receiver.sent_headers
-        ) as response:
+        with client.stream(call.method, receiver.url, content=call.body, headers=receiver.sent_headers) as response:
             receiver.begin(response)
             for chunk in response.iter_raw():
                 receiver.take(chunk)
@@ -185,4 +183,3 @@ def content_type_error(answer: Answer, expected: str) -> StratoscopeError | None
         "is this the address of a Stratoscope server?",
         request_id=answer.headers.get("x-request-id"),
     )
-

@@ -50,7 +50,8 @@ def is_message_whole(stream: memoryview, start: int, *, kind: int, max_body_byte
     prefix = stream[start : start + PREFIX_BYTES]
     if len(prefix) < PREFIX_BYTES:
         return False
-    marker, n_metadata = struct.unpack("<Ii", prefix)
+    marker = int.from_bytes(prefix[:4], "little")
+    n_metadata = int.from_bytes(prefix[4:], "little", signed=True)
     if marker != CONTINUATION:
         raise StreamCorruptError(f"byte {start} of the stream begins no Arrow message")
     if n_metadata == 0:
@@ -62,7 +63,7 @@ def is_message_whole(stream: memoryview, start: int, *, kind: int, max_body_byte
     body = start + PREFIX_BYTES + n_metadata
     if len(stream) < body:
         return False
-    n_body = _check_metadata(_Table.root(stream[start + PREFIX_BYTES : body]), kind, max_rows)
+    n_body: int = _check_metadata(_Table.root(stream[start + PREFIX_BYTES : body]), kind, max_rows)
     if not 0 <= n_body <= max_body_bytes:
         raise StreamCorruptError(f"a message announces a body of {n_body} bytes; at most {max_body_bytes} can be due")
     return len(stream) >= body + n_body
@@ -71,7 +72,9 @@ def is_message_whole(stream: memoryview, start: int, *, kind: int, max_body_byte
 def _check_metadata(message: "_Table", kind: int, max_rows: int) -> int:
     found = message.number(MESSAGE_KIND, "B")
     if found != kind:
-        raise StreamCorruptError(f"a {KINDS.get(found, 'message of an unknown kind')} came where a {KINDS[kind]} was due")
+        raise StreamCorruptError(
+            f"a {KINDS.get(found, 'message of an unknown kind')} came where a {KINDS[kind]} was due"
+        )
     if kind == RECORD_BATCH:
         batch = message.table(MESSAGE_HEADER)
         if batch is None:

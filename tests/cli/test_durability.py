@@ -19,7 +19,7 @@ from stratoscope.store.run import Run
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.protocol import Prompt
 from stratoscope_server.engines.synthetic import SyntheticRunner
-from stratoscope_wire import Block, Column
+from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.request import Dtype
 
 StartServer = Callable[..., AbstractContextManager[str]]
@@ -61,14 +61,13 @@ def shard(folder: Path, synthetic_url: str) -> Path:
 
 
 def test_a_whole_run_is_verified(folder: Path, shard: Path) -> None:
+    assert shard.exists()
     ended = stratoscope("verify", "run", cwd=folder)
     assert (ended.returncode, ended.stderr) == (exits.OK, "")
     assert ended.stdout == f"run: {N} of {N} stimuli in 1 shards, all whole\n"
 
 
-def test_a_damaged_run_is_named_then_repaired_then_fetched_again(
-    folder: Path, shard: Path, synthetic_url: str
-) -> None:
+def test_a_damaged_run_is_named_then_repaired_then_fetched_again(folder: Path, shard: Path, synthetic_url: str) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(bytes(content))
@@ -86,9 +85,7 @@ def test_a_damaged_run_is_named_then_repaired_then_fetched_again(
     assert stratoscope("verify", "run", cwd=folder).returncode == exits.OK
 
 
-def test_every_command_that_meets_a_damaged_run_names_the_remedy(
-    folder: Path, shard: Path, synthetic_url: str
-) -> None:
+def test_every_command_that_meets_a_damaged_run_names_the_remedy(folder: Path, shard: Path, synthetic_url: str) -> None:
     shard.unlink()
     probe = stratoscope("probe", "run", "--label", "a", "--group", "id", cwd=folder)
     for ended in (collect(folder, "--server", synthetic_url), probe):
@@ -107,7 +104,10 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_a_code(folder: Path, synth
 
 def can_mount() -> bool:
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs a file system of its own: unshare, and the right to mount")
@@ -134,13 +134,18 @@ def test_a_full_disk_has_a_code_of_its_own_and_the_same_command_goes_on_once_the
     assert f"{N} of {N} stimuli in 1 shards, all whole" in ended.stdout
 
 
-def test_several_servers_are_named_on_the_command_line_and_one_may_be_of_another_model(
-    folder: Path, synthetic_url: str, start_server: StartServer, tmp_path: Path
+def test_several_servers_of_the_same_model_are_given_by_repeating_the_option(
+    folder: Path, synthetic_url: str, start_server: StartServer
 ) -> None:
-    with start_server() as second:
+    with start_server() as second, start_server(lambda: BatchedEngine(OtherRunner(), 64)) as third:
+        other = collect(folder, "--server", synthetic_url, "--server", third)
+        assert not (folder / "run").exists()
         ended = collect(folder, "--server", synthetic_url, "--server", second)
         assert (ended.returncode, ended.stderr) == (exits.OK, "")
         same = collect(folder, "--server", second, "--server", second)
+    assert other.returncode == exits.MISMATCH
+    assert f"{synthetic_url} serves synthetic" in other.stderr
+    assert f"{third} serves another" in other.stderr
     assert same.returncode == exits.USAGE
     assert "named twice" in same.stderr
 
@@ -183,6 +188,14 @@ def slow(writer, batches):
 RunWriter.commit = slow
 main()
 """
+
+
+class OtherRunner(SyntheticRunner):
+    """Is of another model."""
+
+    @property
+    def card(self) -> ModelCard:
+        return super().card.model_copy(update={"model": "another"}).signed()
 
 
 class SlowRunner(SyntheticRunner):

@@ -100,7 +100,7 @@ def test_an_orphan_never_answers_for_a_text_that_was_changed_or_left_out(
     """The same id with other content is the one mistake that no later check would find."""
     forgotten = list(Run.open(tmp_path, allow_incomplete=True).missing)
     changed = forgotten[0]
-    table = make_table(**{changed: "other words"})
+    table = make_table(N, **{changed: "other words"})
     if name is None:
         kept = [stimulus.id != changed for stimulus in table.stimuli]
         table = StimulusTable(tuple(s for s in table.stimuli if s.id != changed), table.fields.filter(kept))

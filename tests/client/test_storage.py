@@ -18,7 +18,6 @@ from stratoscope.client import Client
 from stratoscope.collection import collect
 from stratoscope.errors import StorageError, StorageFullError
 from stratoscope.stimuli import StimulusTable
-from stratoscope.store import database
 from stratoscope.store.run import Run
 from tests.client.tables import SMALL, N, make_table
 
@@ -85,7 +84,9 @@ def test_a_shard_that_would_not_fit_is_not_begun(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(1 << 20) + 3))
         patch.setattr(pq, "write_table", lambda *arguments, **_: written.append(arguments))
-        with pytest.raises(StorageFullError, match=r"takes up to [\d,]+ bytes and 1,048,579 are free; it was not begun"):
+        with pytest.raises(
+            StorageFullError, match=r"takes up to [\d,]+ bytes and 1,048,579 are free; it was not begun"
+        ):
             collect(make_table(), tmp_path, client)
     assert written == []
     collect(make_table(), tmp_path, client)
@@ -104,7 +105,7 @@ def test_a_ledger_that_cannot_grow_is_a_full_disk(
         return connection
 
     with monkeypatch.context() as patch:
-        patch.setattr(database.sqlite3, "connect", capped)
+        patch.setattr(sqlite3, "connect", capped)
         with pytest.raises(StorageFullError, match=r"ledger\.sqlite: database or disk is full"):
             collect(make_table(5000), tmp_path, client)
     assert Run.open(tmp_path).stimuli().height == 5

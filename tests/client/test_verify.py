@@ -1,20 +1,28 @@
 """Damaged runs: what is wrong is named, and only that is fetched again."""
 
+import errno
 import fcntl
 import hashlib
+import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import stratoscope
 from stratoscope.client import Client
 from stratoscope.collection import collect
-from stratoscope.errors import LedgerDamagedError, RunLockedError, RunNotFoundError, ShardDamagedError
+from stratoscope.errors import LedgerDamagedError, RunLockedError, RunNotFoundError, ShardDamagedError, StorageError
+from stratoscope.store import damage
+from stratoscope.store.ledger import Ledger
 from stratoscope.store.repair import repair, verify
 from stratoscope.store.run import Run
 from tests.client.tables import SMALL, N, ids_in, make_table
@@ -69,9 +77,9 @@ def test_a_whole_run_is_said_to_be_whole(run_dir: Path) -> None:
     assert not (run_dir / "shards" / "damaged").exists()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_shard_is_named_with_its_stimuli(run_dir: Path, damage: str) -> None:
-    inflict, words = DAMAGES[damage]
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_shard_is_named_with_its_stimuli(run_dir: Path, kind: str) -> None:
+    inflict, words = DAMAGES[kind]
     shard = shards_of(run_dir)[1]
     ids = ids_in(run_dir, shard.name)
     assert ids
@@ -82,13 +90,13 @@ def test_a_damaged_shard_is_named_with_its_stimuli(run_dir: Path, damage: str) -
     assert re.search(words, found.fault)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", DAMAGES)
 def test_repair_sets_exactly_the_damaged_back_and_the_same_collect_fetches_only_them(
-    run_dir: Path, client: Client, server: "FaultServer", damage: str
+    run_dir: Path, client: Client, server: "FaultServer", kind: str
 ) -> None:
     shard = shards_of(run_dir)[1]
     ids = ids_in(run_dir, shard.name)
-    DAMAGES[damage][0](shard)
+    DAMAGES[kind][0](shard)
     left = shard.read_bytes() if shard.exists() else None
     repair(run_dir)
     assert sorted(Run.open(run_dir, allow_incomplete=True).missing) == sorted(ids)
@@ -101,17 +109,51 @@ def test_repair_sets_exactly_the_damaged_back_and_the_same_collect_fetches_only_
     server.check_run(run_dir, make_table())
 
 
-def test_several_damages_are_all_named_and_all_repaired(
-    run_dir: Path, client: Client, server: "FaultServer"
-) -> None:
+def test_several_damages_are_all_named_and_all_repaired(run_dir: Path, client: Client, server: "FaultServer") -> None:
     shards = shards_of(run_dir)
     for shard, inflict in zip(shards, (Path.unlink, truncate, flip), strict=False):
         inflict(shard)
-    assert [damage.shard for damage in verify(run_dir).damages] == [shard.name for shard in shards[:3]]
+    assert [one.shard for one in verify(run_dir).damages] == [shard.name for shard in shards[:3]]
     repair(run_dir)
     assert len(shards_of(run_dir)) == len(shards) - 3
     collect(make_table(), run_dir, client, settings=SMALL)
     server.check_run(run_dir, make_table())
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_damaged_exactly_that_is_named_and_given_up(run_dir: Path, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(run_dir, Path(folder) / "run"))
+        shards = shards_of(copy)
+        kinds = data.draw(st.lists(st.sampled_from([None, *DAMAGES]), min_size=len(shards), max_size=len(shards)))
+        hit = [(shard, kind) for shard, kind in zip(shards, kinds, strict=True) if kind is not None]
+        ids = {shard.name: set(ids_in(copy, shard.name)) for shard, _ in hit}
+        for shard, kind in hit:
+            DAMAGES[kind][0](shard)
+        assert {one.shard: set(one.stimulus_ids) for one in verify(copy).damages} == ids
+        repair(copy)
+        assert verify(copy).damages == ()
+        assert set(Run.open(copy, allow_incomplete=True).missing) == set().union(*ids.values())
+
+
+def test_a_repair_that_is_cut_off_is_finished_by_the_next(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = shards_of(run_dir)[1]
+    ids = ids_in(run_dir, shard.name)
+    truncate(shard)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "give_up_shards", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            repair(run_dir)
+    [found] = verify(run_dir).damages
+    assert sorted(found.stimulus_ids) == sorted(ids)
+    repair(run_dir)
+    assert sorted(Run.open(run_dir, allow_incomplete=True).missing) == sorted(ids)
+    assert (run_dir / "shards" / "damaged" / shard.name).exists()
 
 
 def test_rows_of_another_model_are_found_even_under_a_matching_hash(
@@ -137,11 +179,39 @@ def test_collecting_into_a_damaged_run_says_what_is_wrong_and_how_to_mend_it(run
     shard = shards_of(run_dir)[1]
     n_stimuli = len(ids_in(run_dir, shard.name))
     shard.unlink()
-    for use in (lambda: collect(make_table(), run_dir, client), lambda: Run.open(run_dir)):
+    uses: list[Callable[[], object]] = [
+        lambda: collect(make_table(), run_dir, client),
+        lambda: Run.open(run_dir),
+    ]
+    for use in uses:
         with pytest.raises(ShardDamagedError) as caught:
             use()
         assert f"{n_stimuli} of its {N} stimuli cannot be relied upon: shard {shard.name}" in str(caught.value)
         assert f"`stratoscope verify {run_dir} --repair`" in str(caught.value)
+
+
+def test_a_bad_place_on_the_disk_damages_one_shard_and_a_missing_permission_damages_none(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = shards_of(run_dir)[1]
+    whole = damage.file_sha256
+
+    def failing(number: int) -> Callable[[Path], str]:
+        def read(path: Path) -> str:
+            if path == shard:
+                raise OSError(number, os.strerror(number), str(path))
+            return whole(path)
+
+        return read
+
+    monkeypatch.setattr(damage, "file_sha256", failing(errno.EIO))
+    [found] = verify(run_dir).damages
+    assert found.shard == shard.name
+    assert "Input/output error" in found.fault
+    monkeypatch.setattr(damage, "file_sha256", failing(errno.EACCES))
+    with pytest.raises(StorageError, match="Permission denied"):
+        repair(run_dir)
+    assert shard.exists()
 
 
 def test_a_damaged_ledger_is_found(run_dir: Path) -> None:

@@ -32,7 +32,7 @@ def messages(stream: bytes) -> list[bytes]:
 
 
 def body_of(message: bytes) -> int:
-    return len(message) - 8 - struct.unpack("<I", message[4:8])[0]
+    return len(message) - 8 - int.from_bytes(message[4:8], "little")
 
 
 def with_number(message: bytes, old: int, new: int) -> bytes:
@@ -97,7 +97,9 @@ def test_metadata_of_more_than_a_mebibyte_is_refused(
 ) -> None:
     pieces = messages(stream)
     pieces[place] = pieces[place][:4] + struct.pack("<i", n_bytes) + pieces[place][8:]
-    with pytest.raises(StreamCorruptError, match=f"announces {n_bytes} bytes of metadata; at most {MAX_METADATA_BYTES}"):
+    with pytest.raises(
+        StreamCorruptError, match=f"announces {n_bytes} bytes of metadata; at most {MAX_METADATA_BYTES}"
+    ):
         decode(b"".join(pieces), expected)
 
 
@@ -183,7 +185,7 @@ def test_nulls_are_refused(
 ) -> None:
     mask = pa.array([False, True] + [False] * (len(arrays[0]) - 2))
     if column < 4:
-        arrays[column] = pa.array(arrays[column].to_pylist()[:1] + [None] + arrays[column].to_pylist()[2:])
+        arrays[column] = pa.array([*arrays[column].to_pylist()[:1], None, *arrays[column].to_pylist()[2:]])
     elif inside:
         values = pa.array([None, *arrays[column].values.to_pylist()[1:]], pa.float32())
         arrays[column] = pa.FixedSizeListArray.from_arrays(values, type=arrays[column].type)

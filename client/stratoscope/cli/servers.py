@@ -13,7 +13,7 @@ Servers = Annotated[
     typer.Option(
         "--server",
         metavar="URL",
-        help="Address of a server; several, of the same model, share the work [STRATOSCOPE_BASE_URL, or 127.0.0.1:8000].",
+        help="Address of a server; several of the same model share the work [STRATOSCOPE_BASE_URL, or 127.0.0.1:8000].",
     ),
 ]
 
@@ -22,4 +22,5 @@ Servers = Annotated[
 def connected(servers: Sequence[str] | None) -> Iterator[tuple[Client, ...]]:
     """Give a client for each server, or for the default one."""
     with ExitStack() as stack:
-        yield tuple(stack.enter_context(Client(server)) for server in servers or [None])
+        chosen: Sequence[str | None] = servers or [None]
+        yield tuple(stack.enter_context(Client(server)) for server in chosen)

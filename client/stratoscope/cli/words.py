@@ -63,8 +63,8 @@ def verified(verdict: Verdict, run: Path, *, repaired: bool) -> str:
     n_stimuli = sum(len(damage.stimulus_ids) for damage in verdict.damages)
     if repaired:
         lines.append(
-            f"repaired: what was left of {len(verdict.damages)} shards is in {run / 'shards' / DAMAGED}, and {n_stimuli} "
-            "stimuli are missing again; the collect command that made the run now fetches only these"
+            f"repaired: what was left of {len(verdict.damages)} shards is in {run / 'shards' / DAMAGED}, and "
+            f"{n_stimuli} stimuli are missing again; the collect command that made the run now fetches only these"
         )
     else:
         lines.append(f"`stratoscope verify {run} --repair` sets these {n_stimuli} stimuli back to be fetched again")

@@ -1,12 +1,13 @@
 """Damage: committed shards that are missing, altered or not what the ledger says, and the stimuli in them."""
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from stratoscope.errors import ShardDamagedError
+from stratoscope.errors import ShardDamagedError, StorageError
 from stratoscope.store.disk import disk_faults
 from stratoscope.store.ledger import ShardRecord, StimulusRecord
 from stratoscope.store.shard import FOLDER, file_sha256, read_keys
@@ -53,10 +54,16 @@ def find_damage(
     damages = []
     for shard in shards:
         path = run_dir / FOLDER / shard.name
-        with disk_faults(path):
-            fault = _outside_fault(path, shard)
-            if fault is None and fingerprint is not None:
-                fault = _inside_fault(path, shard, fingerprint, placed[shard.name])
+        try:
+            with disk_faults(path):
+                fault = _outside_fault(path, shard)
+                if fault is None and fingerprint is not None:
+                    fault = _inside_fault(path, shard, fingerprint, placed[shard.name])
+        except StorageError as error:
+            # A bad place on the disk damages one shard; anything else, such as a missing permission, damages none.
+            if error.errno != errno.EIO:
+                raise
+            fault = f"shard {shard.name} cannot be read: {error}"
         if fault is not None:
             damages.append(Damage(shard.name, fault, tuple(record.id for record in placed[shard.name])))
     return damages
@@ -92,9 +99,7 @@ def records_by_shard(
     return {name: sorted(held, key=lambda record: record.row0 or 0) for name, held in placed.items()}
 
 
-def checked_keys(
-    run_dir: Path, fingerprint: str, placed: Mapping[str, Sequence[StimulusRecord]]
-) -> Iterator[pa.Table]:
+def checked_keys(run_dir: Path, fingerprint: str, placed: Mapping[str, Sequence[StimulusRecord]]) -> Iterator[pa.Table]:
     """Read the key columns of shards one by one, and hold them against the ledger.
 
     Raises
@@ -117,9 +122,7 @@ def _outside_fault(path: Path, shard: ShardRecord) -> str | None:
     return None
 
 
-def _inside_fault(
-    path: Path, shard: ShardRecord, fingerprint: str, records: Sequence[StimulusRecord]
-) -> str | None:
+def _inside_fault(path: Path, shard: ShardRecord, fingerprint: str, records: Sequence[StimulusRecord]) -> str | None:
     if file_sha256(path) != shard.sha256:
         return f"shard {shard.name} was altered: its SHA-256 is not {shard.sha256}"
     try:

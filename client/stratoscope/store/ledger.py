@@ -178,6 +178,10 @@ class Ledger:
         )
         return [StimulusRecord(*row) for row in rows]
 
+    def content_hashes(self) -> dict[str, str]:
+        """Return the hash of what is sent for every stimulus, by id."""
+        return dict(self._db.rows("SELECT id, content_hash FROM stimulus"))
+
     def shards(self) -> list[ShardRecord]:
         """Return every shard, in the order of commits."""
         rows = self._db.rows("SELECT name, sha256, bytes, rows, stimuli, created FROM shard ORDER BY rowid")

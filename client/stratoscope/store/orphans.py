@@ -80,14 +80,14 @@ def prove_orphan(
     ------
     ShardDamagedError
         If anything about it is in doubt.
-    StorageError
-        If the disk fails.
     """
-    with disk_faults(path):
-        if path.is_symlink() or not path.is_file():
-            raise ShardDamagedError("it is no regular file")
+    if path.is_symlink() or not path.is_file():
+        raise ShardDamagedError("it is no regular file")
+    try:
         # Read once: what is hashed is what is looked at.
         content = path.read_bytes()
+    except OSError as error:
+        raise ShardDamagedError(f"it cannot be read: {error.strerror}") from None
     digest = hashlib.sha256(content).hexdigest()
     if path.name != f"{digest[:NAME_DIGITS]}{SUFFIX}":
         raise ShardDamagedError("its name is not the hash of its bytes")
