@@ -3,7 +3,9 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,11 @@ from stratoscope.client import Client
 from stratoscope.collection import collect
 from stratoscope.errors import ConfigurationError
 from stratoscope.fetching import idempotency_key
-from stratoscope_wire import ActivationsRequest, Stimulus
+from stratoscope_server.engines.batched import BatchedEngine
+from stratoscope_server.engines.protocol import Prompt
+from stratoscope_server.engines.synthetic import SyntheticRunner
+from stratoscope_wire import ActivationsRequest, Block, Column, Stimulus
+from stratoscope_wire.request import Dtype
 from tests.client.tables import SMALL, make_table
 
 if TYPE_CHECKING:
@@ -86,6 +92,36 @@ def test_a_request_that_the_server_is_still_working_on_is_asked_for_again_when_i
     assert len(client.fetch(REQUEST)) == 2
     assert len(set(keys(server.posts))) == 1
     assert 3 <= pauses[0] <= 3.5
+
+
+class SlowRunner(SyntheticRunner):
+    """Takes a second per batch."""
+
+    def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
+        time.sleep(1)
+        return super().run(prompts, columns, dtype)
+
+
+def test_a_real_server_never_works_twice_on_what_one_client_repeats(
+    start_server: Callable[..., AbstractContextManager[str]],
+) -> None:
+    pauses: list[float] = []
+
+    def wait(seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(seconds)
+
+    with (
+        start_server(lambda: BatchedEngine(SlowRunner(), 64)) as url,
+        Client(url, sleep=wait) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        client.model()
+        answers = list(pool.map(client.try_fetch, [REQUEST, REQUEST]))
+    assert [answer.error for answer in answers] == [None, None]
+    assert sorted(answer.n_calls > 1 for answer in answers) == [False, True]
+    assert pauses
+    assert pauses[0] >= 1
 
 
 async def _ask(url: str) -> None:
@@ -166,6 +202,22 @@ def test_nothing_is_said_unless_the_program_asks_for_it(
 def test_a_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written: No such file"):
         log_to(tmp_path / "nowhere" / "log.jsonl")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_file_that_fails_is_given_up_with_a_word_and_work_goes_on(
+    client: Client, log_file: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not log_file.exists()
+    log_to(Path("/dev/full"))
+    with caplog.at_level(logging.WARNING, "stratoscope"):
+        logging.getLogger("stratoscope").setLevel(logging.INFO)
+        assert len(client.fetch(REQUEST)) == 2
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1
+    assert "/dev/full ends here" in said[0]
+    assert "No space left" in said[0]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_odd_characters_stay_on_their_line() -> None:

@@ -25,6 +25,7 @@ from stratoscope.store import damage
 from stratoscope.store.ledger import Ledger
 from stratoscope.store.repair import repair, verify
 from stratoscope.store.run import Run
+from stratoscope.store.shard import file_sha256
 from tests.client.tables import SMALL, N, ids_in, make_table
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def test_repair_sets_exactly_the_damaged_back_and_the_same_collect_fetches_only_
 
 def test_several_damages_are_all_named_and_all_repaired(run_dir: Path, client: Client, server: "FaultServer") -> None:
     shards = shards_of(run_dir)
-    for shard, inflict in zip(shards, (Path.unlink, truncate, flip), strict=False):
+    for shard, (inflict, _) in zip(shards, DAMAGES.values(), strict=False):
         inflict(shard)
     assert [one.shard for one in verify(run_dir).damages] == [shard.name for shard in shards[:3]]
     repair(run_dir)
@@ -194,7 +195,7 @@ def test_a_bad_place_on_the_disk_damages_one_shard_and_a_missing_permission_dama
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = shards_of(run_dir)[1]
-    whole = damage.file_sha256
+    whole = file_sha256
 
     def failing(number: int) -> Callable[[Path], str]:
         def read(path: Path) -> str:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -50,6 +52,18 @@ class JsonLines(logging.Formatter):
         return text.replace(self._secret, HIDDEN) if self._secret else text
 
 
+class _LogFile(logging.FileHandler):
+    """Writes the log for as long as that is possible; work is not stopped for it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the name is logging's
+        root = logging.getLogger("stratoscope")
+        root.removeHandler(self)
+        fault = sys.exc_info()[1]
+        root.warning("the log file %s ends here, it cannot be written any more: %s", self.baseFilename, fault)
+        with suppress(OSError):
+            self.close()
+
+
 def log_to(path: Path) -> None:
     """Append everything that the client logs to a file.
 
@@ -59,7 +73,7 @@ def log_to(path: Path) -> None:
         If it cannot be written.
     """
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"the log file {path} cannot be written: {error.strerror}; name another one") from None
     handler.setFormatter(JsonLines(os.environ.get(API_KEY_VARIABLE)))
