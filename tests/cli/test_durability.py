@@ -17,7 +17,7 @@ import pytest
 from stratoscope.cli import exits
 from stratoscope.store.run import Run
 from stratoscope_server.engines.batched import BatchedEngine
-from stratoscope_server.engines.protocol import Prompt
+from stratoscope_server.engines.protocol import EngineError, Prompt
 from stratoscope_server.engines.synthetic import SyntheticRunner
 from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.request import Dtype
@@ -150,6 +150,21 @@ def test_several_servers_of_the_same_model_are_given_by_repeating_the_option(
     assert "named twice" in same.stderr
 
 
+def test_a_server_that_is_set_aside_is_named_on_stderr_and_the_others_finish(
+    folder: Path, start_server: StartServer
+) -> None:
+    with (
+        start_server(lambda: BatchedEngine(SlowRunner(), max_batch_tokens=1), max_stimuli=2) as good,
+        start_server(lambda: BatchedEngine(FailingRunner(), 64)) as bad,
+    ):
+        ended = collect(folder, "--server", bad, "--server", good)
+    assert ended.returncode == exits.OK, ended.stderr
+    assert f"{N} of {N} stimuli" in ended.stdout
+    assert ended.stderr.startswith(f"stratoscope: server {bad} is set aside for 5 s, the others go on: ")
+    assert "out of memory" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_log_file_tells_what_happened_without_the_key(
     folder: Path, start_server: StartServer, key_file: Path
 ) -> None:
@@ -196,6 +211,14 @@ class OtherRunner(SyntheticRunner):
     @property
     def card(self) -> ModelCard:
         return super().card.model_copy(update={"model": "another"}).signed()
+
+
+class FailingRunner(SyntheticRunner):
+    """Is always out of memory."""
+
+    def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
+        del prompts, columns, dtype
+        raise EngineError("engine_oom", "out of memory", status=500, retryable=True)
 
 
 class SlowRunner(SyntheticRunner):
