@@ -55,13 +55,13 @@ class Breaker:
         """Note that a request succeeded."""
         return replace(self, failures=0, openings=0, until=None, on_trial=False)
 
-    def failed(self, now: float) -> "Breaker":
-        """Note that a request failed."""
+    def failed(self, now: float, *, is_grave: bool = False) -> "Breaker":
+        """Note that a request failed; a grave failure opens it at once."""
         counted = replace(self, failures=self.failures + 1)
         if self.state(now) == "open":
             # Sent before it opened, and no news.
             return counted
-        if self.state(now) == "closed" and counted.failures < self.max_failures:
+        if self.state(now) == "closed" and counted.failures < self.max_failures and not is_grave:
             return counted
         rest_s = min(self.longest_rest_s, self.rest_s * 2**self.openings)
         return replace(counted, openings=self.openings + 1, until=now + rest_s, on_trial=False)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from stratoscope.breaker import Breaker
-from stratoscope.errors import APIError, ConflictError, RateLimitedError, StratoscopeError
+from stratoscope.errors import APIError, APITimeoutError, ConflictError, RateLimitedError, StratoscopeError
 from stratoscope.fetching import Fetched
 from stratoscope.retries import is_retryable
 from stratoscope_wire import ActivationsRequest
@@ -101,7 +101,9 @@ class Source:
         if self._is_busy:
             return
         before = self._breaker.until
-        self._breaker = self._breaker.failed(now)
+        # A server that hangs holds each request for a whole timeout: nobody else should be sent to find that out.
+        is_grave = not self._is_alone and isinstance(error, APITimeoutError)
+        self._breaker = self._breaker.failed(now, is_grave=is_grave)
         until = self._breaker.until
         if until is not None and until != before and not self._is_alone:
             facts = {"server": self.name, "seconds": until - now, "failures": self.failures, "error": str(error)}

@@ -49,6 +49,11 @@ def test_each_failed_trial_doubles_the_rest_up_to_the_longest() -> None:
     assert rests == [5, 10, 20, 30, 30]
 
 
+def test_a_grave_failure_opens_it_at_once() -> None:
+    assert Breaker(max_failures=3).failed(0).state(0) == "closed"
+    assert Breaker(max_failures=3).failed(0, is_grave=True).state(0) == "open"
+
+
 def test_a_failure_that_was_under_way_when_it_opened_is_no_news() -> None:
     breaker = failed_times(Breaker(max_failures=1), 1)
     assert breaker.failed(1).until == breaker.until

@@ -104,6 +104,17 @@ def test_a_failing_server_is_set_aside_and_the_others_do_its_work(
     server.check_run(tmp_path, make_table())
 
 
+def test_a_server_that_hangs_is_set_aside_after_one_timeout_of_each_thread(
+    server: "FaultServer", second_server: "FaultServer", tmp_path: Path
+) -> None:
+    server.always = server.hang()
+    with Client(server.url, timeout=0.5) as hanging, Client(second_server.url, timeout=5) as good:
+        counts = collect(make_table(), tmp_path, [hanging, good], settings=SMALL, concurrency=2)
+    assert counts.is_complete
+    assert len(server.posts) == 2
+    second_server.check_run(tmp_path, make_table())
+
+
 def test_a_model_that_changes_on_one_server_stops_everything(
     clients: tuple[Client, Client], second_server: "FaultServer", tmp_path: Path
 ) -> None:
