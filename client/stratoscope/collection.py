@@ -20,6 +20,7 @@ from stratoscope.errors import (
 )
 from stratoscope.fetchers import Fetchers
 from stratoscope.fetching import Fetched
+from stratoscope.interrupts import interrupts_put_off
 from stratoscope.packing import TARGET_BYTES, Recipe, halve, pack
 from stratoscope.retries import is_retryable
 from stratoscope.servers import as_clients, as_sources, common_card, smallest_limits
@@ -200,7 +201,9 @@ class _Collection:
             self.progress(self.counts)
         self._check_lost(fetchers)
         if self._is_due():
-            self.commit()
+            # On the way out it may be interrupted: then it is the second time.
+            with interrupts_put_off():
+                self.commit()
 
     def _keep(self, fetched: Fetched) -> None:
         n_came = len(fetched.request.stimuli) - len(fetched.missing)
