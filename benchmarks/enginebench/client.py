@@ -15,6 +15,7 @@ import zstandard
 from stratoscope import Client
 from stratoscope.captures import make_capture
 from stratoscope.fetchers import Fetchers
+from stratoscope.servers import as_sources
 from stratoscope_wire import ActivationsRequest, Stimulus
 from stratoscope_wire.dtypes import to_float32
 from stratoscope_wire.request import Dtype
@@ -38,7 +39,7 @@ def deliver(client: Client, wanted: Sequence[ActivationsRequest], concurrency: i
     """Fetch requests as `stratoscope.collect` does, on threads; every answer is decoded and verified."""
     n_bytes = n_stimuli = 0
     began = time.perf_counter()
-    with Fetchers(client.try_fetch, wanted, concurrency) as fetchers:
+    with Fetchers(as_sources([client], max_failures=1), wanted, concurrency) as fetchers:
         for fetched in fetchers:
             if fetched is None:
                 continue

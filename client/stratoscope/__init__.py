@@ -3,6 +3,7 @@
 Names are imported when they are first used, so that importing the package costs nothing.
 """
 
+import logging
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from stratoscope.planning import CollectionPlan, plan_collection
     from stratoscope.retries import RetryPolicy
     from stratoscope.stimuli import StimulusTable, load_stimuli
+    from stratoscope.store.repair import repair, verify
     from stratoscope.store.run import Run
     from stratoscope_wire import SpanSelector, Stimulus, __version__
 
@@ -54,6 +56,8 @@ __all__ = [
     "export",
     "load_stimuli",
     "plan_collection",
+    "repair",
+    "verify",
 ]
 
 _HOMES: Final[Mapping[str, str]] = {
@@ -81,7 +85,12 @@ _HOMES: Final[Mapping[str, str]] = {
     "export": "stratoscope.exports",
     "load_stimuli": "stratoscope.stimuli",
     "plan_collection": "stratoscope.planning",
+    "repair": "stratoscope.store.repair",
+    "verify": "stratoscope.store.repair",
 }
+
+# What the client logs goes nowhere unless the program says where.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:

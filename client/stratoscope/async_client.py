@@ -107,9 +107,15 @@ class AsyncClient:
             raise fetched.error
         return fetched.batches
 
-    async def try_fetch(self, request: ActivationsRequest) -> Fetched:
-        """Fetch one request; return the complete stimuli that came, and why others did not."""
-        return await self._hold(self._talk.fetch(request))
+    async def try_fetch(self, request: ActivationsRequest, *, policy: RetryPolicy | None = None) -> Fetched:
+        """Fetch one request; return the complete stimuli that came, and why others did not.
+
+        Parameters
+        ----------
+        policy
+            When to try again, if not as the client does.
+        """
+        return await self._hold(self._talk.fetch(request, policy))
 
     async def activations(
         self,

@@ -120,9 +120,15 @@ class Client:
             raise fetched.error
         return fetched.batches
 
-    def try_fetch(self, request: ActivationsRequest) -> Fetched:
-        """Fetch one request; return the complete stimuli that came, and why others did not."""
-        return self._hold(self._talk.fetch(request))
+    def try_fetch(self, request: ActivationsRequest, *, policy: RetryPolicy | None = None) -> Fetched:
+        """Fetch one request; return the complete stimuli that came, and why others did not.
+
+        Parameters
+        ----------
+        policy
+            When to try again, if not as the client does.
+        """
+        return self._hold(self._talk.fetch(request, policy))
 
     def activations(
         self,

@@ -20,8 +20,10 @@ from stratoscope.errors import (
 )
 from stratoscope.fetchers import Fetchers
 from stratoscope.fetching import Fetched
+from stratoscope.interrupts import interrupts_put_off
 from stratoscope.packing import TARGET_BYTES, Recipe, halve, pack
 from stratoscope.retries import is_retryable
+from stratoscope.servers import as_clients, as_sources, common_card, smallest_limits
 from stratoscope.stimuli.table import StimulusTable
 from stratoscope.store.ledger import StimulusRecord
 from stratoscope.store.measurement import Measurement
@@ -42,7 +44,10 @@ class CollectSettings:
     shard_bytes, shard_seconds
         A shard is committed once it holds so many bytes of float32, or so long after the last one.
     max_failures
-        So many requests in a row may fail, each after all its retries, before collection stops.
+        So many requests in a row may fail at a server, each after all its retries, before it is set aside; if it is
+        the only one, collection then stops.
+    lost_seconds
+        So long may all of several servers be failing or busy before collection stops.
     on_refusal
         ``"stop"`` at a stimulus that the server refuses for good, or ``"skip"`` it and mark it as failed.
     """
@@ -51,6 +56,7 @@ class CollectSettings:
     shard_bytes: int = 64 << 20
     shard_seconds: float = 60.0
     max_failures: int = 3
+    lost_seconds: float = 300.0
     on_refusal: Literal["stop", "skip"] = "stop"
 
 
@@ -95,7 +101,7 @@ class Progress:
 def collect(
     table: StimulusTable,
     run_dir: str | Path,
-    client: Client,
+    client: Client | Sequence[Client],
     *,
     sites: Sequence[str] = ("resid_post",),
     layers: Layers = "all",
@@ -114,10 +120,13 @@ def collect(
     ----------
     run_dir
         Folder of the run; made if it does not exist.
+    client
+        Of the server; or several, of servers of the same model, which share the work. One that fails is set aside and
+        tried again later, and its requests go to the others.
     sites, layers, select
         What to read; see `stratoscope.captures.make_capture`.
     concurrency
-        Requests in flight.
+        Requests in flight, per server.
     progress
         Called after every answer and every commit.
 
@@ -130,18 +139,23 @@ def collect(
     ------
     RunError
         If the run holds another model, capture or content, or another process writes to it.
+    ServersDifferError
+        If several servers do not have the same model; nothing is then written.
     StimulusRefusedError
         If the server refuses a stimulus for good.
     ServerLostError
-        If too many requests in a row failed.
+        If too many requests in a row failed, or all of several servers did for too long.
     StratoscopeError
         If an answer is corrupt, the model changes, or the key is wrong.
-    OSError
-        If the disk is full or fails.
+    StorageError
+        If the disk is full or fails; it is an `OSError` too.
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency is {concurrency}; it must be at least 1")
-    card = client.model()
+    chosen = settings or CollectSettings()
+    clients = as_clients(client)
+    card = common_card(clients)
+    limits = smallest_limits(clients)
     capture = make_capture(sites, layers, select)
     columns = capture_columns(capture, card)
     recipe = Recipe(capture, columns, lossless_dtype(capture, card), add_special_tokens)
@@ -151,11 +165,11 @@ def collect(
         writer.write_manifest()
         records = writer.stimuli()
         wanted = missing(records)
-        requests = pack(wanted, recipe, client.limits(), (settings or CollectSettings()).request_bytes)
+        requests = pack(wanted, recipe, limits, chosen.request_bytes)
         counts = Progress(total=len(records), already_there=len(records) - len(wanted))
-        collection = _Collection(writer, counts, settings or CollectSettings(), progress or (lambda _: None))
+        collection = _Collection(writer, counts, chosen, progress or (lambda _: None))
         try:
-            with Fetchers(client.try_fetch, requests, concurrency) as fetchers:
+            with Fetchers(as_sources(clients, chosen.max_failures), requests, concurrency) as fetchers:
                 for fetched in fetchers:
                     collection.take(fetched, fetchers)
         finally:
@@ -176,7 +190,6 @@ class _Collection:
     counts: Progress
     settings: CollectSettings
     progress: Callable[[Progress], None]
-    failures: int = 0
     buffer: list[tuple[pa.RecordBatch, Dtype]] = field(default_factory=list)
     buffered_stimuli: int = 0
     since: float = field(default_factory=time.monotonic)
@@ -188,8 +201,11 @@ class _Collection:
             if fetched.error is not None:
                 fetchers.add(self._after_failure(fetched, fetched.error))
             self.progress(self.counts)
+        self._check_lost(fetchers)
         if self._is_due():
-            self.commit()
+            # On the way out it may be interrupted: then it is the second time.
+            with interrupts_put_off():
+                self.commit()
 
     def _keep(self, fetched: Fetched) -> None:
         n_came = len(fetched.request.stimuli) - len(fetched.missing)
@@ -197,7 +213,6 @@ class _Collection:
         self.buffered_stimuli += n_came
         self.counts.fetched += n_came
         self.counts.requests += fetched.n_calls
-        self.failures = 0 if n_came else self.failures + 1
 
     @span("commit")
     def commit(self) -> None:
@@ -225,21 +240,30 @@ class _Collection:
         left = [stimulus for stimulus in fetched.request.stimuli if stimulus.id in absent]
         request = fetched.request.model_copy(update={"stimuli": left})
         if isinstance(error, TooLargeError) and len(left) > 1:
-            self.failures = 0
             return halve(request)
         refused = _refused(error, left)
         if refused is not None:
-            self.failures = 0
             return self._after_refusal(request, refused, error)
         self.writer.note_failures(fetched.missing, str(error), final=False)
         if not is_retryable(error):
             raise error
-        if self.failures >= self.settings.max_failures:
-            raise ServerLostError(
-                f"{self.failures} requests in a row failed; {self.counts.fetched} stimuli were fetched. Run the same "
-                f"command again to go on. The last failure: {error}"
-            ) from error
         return [request]
+
+    def _check_lost(self, fetchers: Fetchers) -> None:
+        stranded_s = fetchers.stranded_s
+        if stranded_s is None:
+            return
+        go_on = f"{self.counts.fetched} stimuli were fetched. Run the same command again to go on"
+        first, *others = fetchers.sources
+        if not others:
+            raise ServerLostError(
+                f"{first.failures} requests in a row failed; {go_on}. The last failure: {first.error}"
+            ) from first.error
+        if stranded_s >= self.settings.lost_seconds:
+            reasons = "; ".join(f"{source.name}: {source.error}" for source in fetchers.sources)
+            raise ServerLostError(
+                f"no server has answered well for {stranded_s:.0f} s; {go_on}. The last failures: {reasons}"
+            ) from first.error
 
     def _after_refusal(
         self, request: ActivationsRequest, refused: Stimulus, error: StratoscopeError

@@ -1,5 +1,6 @@
 """What a client says to a server, as dialogues that perform no I/O: the logic of both clients."""
 
+import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -31,6 +32,7 @@ class Conversation:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self.policy = policy
+        self._asker = secrets.token_hex(8)
         self._card: ModelCard | None = None
         self._limits: Limits | None = None
 
@@ -57,10 +59,10 @@ class Conversation:
         answer = yield from ask(Call("POST", "/v1/plan", to_json(request)), self.policy)
         return _parsed(Plan, bytes(answer.body), answer.url)
 
-    def fetch(self, request: ActivationsRequest) -> Steps[Fetched]:
-        """Fetch one request, whatever comes of it."""
+    def fetch(self, request: ActivationsRequest, policy: RetryPolicy | None = None) -> Steps[Fetched]:
+        """Fetch one request, whatever comes of it, under the conversation's policy or another."""
         card = yield from self.model()
-        return (yield from fetch(request, card, self.policy))
+        return (yield from fetch(request, card, policy or self.policy, self._asker))
 
     def activations(
         self,
@@ -82,7 +84,7 @@ class Conversation:
         requests = deque(pack(stimuli, recipe, limits))
         batches = []
         while requests:
-            fetched = yield from fetch(requests.popleft(), card, self.policy)
+            fetched = yield from fetch(requests.popleft(), card, self.policy, self._asker)
             batches += fetched.batches
             requests.extendleft(reversed(smaller_or_raise(fetched)))
         return Activations(

@@ -2,6 +2,7 @@
 
 StratoscopeError
 ├── ConfigurationError (ValueError)    address, key or settings that cannot be used
+│   └── ServersDifferError             several servers were given, and they serve different models
 ├── InvalidRequestError (ValueError)   a capture or stimulus that no server would accept
 ├── APIError                           the server answered with an error status
 │   ├── BadRequestError                400
@@ -27,7 +28,10 @@ StratoscopeError
 │   ├── CaptureChangedError            it holds another capture
 │   ├── StimulusChangedError           its stimuli are not those of the table
 │   ├── RunIncompleteError             stimuli are missing in it
-│   └── ShardDamagedError              a file of it is missing, short or altered
+│   ├── ShardDamagedError              a file of it is missing, short or altered
+│   ├── LedgerDamagedError             its ledger is no sound SQLite file
+│   └── StorageError (OSError)         the disk fails, or does not let it be written
+│       └── StorageFullError           the disk is full
 ├── CollectError                       collection stopped; the same command goes on with it
 │   ├── StimulusRefusedError           the server refuses a stimulus for good
 │   └── ServerLostError                too many requests in a row failed
@@ -43,6 +47,10 @@ class StratoscopeError(Exception):
 
 class ConfigurationError(StratoscopeError, ValueError):
     """An address, key or setting that cannot be used."""
+
+
+class ServersDifferError(ConfigurationError):
+    """Several servers were given to share one collection, but they do not serve the same model."""
 
 
 class InvalidRequestError(StratoscopeError, ValueError):
@@ -211,6 +219,28 @@ class RunIncompleteError(RunError):
 
 class ShardDamagedError(RunError):
     """A committed file of the run is missing, short or altered."""
+
+
+class LedgerDamagedError(RunError):
+    """The ledger of the run is no sound SQLite file."""
+
+
+class StorageError(RunError, OSError):
+    """The disk failed or refused; nothing half-written is left, and what was committed before stays.
+
+    Attributes
+    ----------
+    errno : int or None
+        The system's number of the fault, where it is known.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class StorageFullError(StorageError):
+    """The disk is full; free some space, and the same command goes on."""
 
 
 class CollectError(StratoscopeError):

@@ -4,6 +4,8 @@ A dialogue is a generator: it yields what is to be done, a `Call` or a `Pause`, 
 `stratoscope.client` and `stratoscope.async_client` perform the steps; everything that is decided is decided here.
 """
 
+import hashlib
+import logging
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -19,6 +21,8 @@ from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, Column, Expected,
 from stratoscope_wire.errors import StreamCorruptError, WireError
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Pause(NamedTuple):
@@ -81,21 +85,28 @@ def ask(call: Call, policy: RetryPolicy) -> Steps[Answer]:
         wait_s = policy.wait_s(error, n_failures)
         if wait_s is None:
             raise error
-        yield Pause(wait_s)
+        yield _pause(wait_s, error)
 
 
-def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy) -> Steps[Fetched]:
+def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy, asker: str) -> Steps[Fetched]:
     """Ask for activations until every stimulus has come.
 
     After a cut, complete stimuli are kept and only the others are asked for again: a stimulus is never put together
     from two answers. Failures that are not worth another attempt end up in the result, next to what did come.
+
+    Parameters
+    ----------
+    card
+        Of the model that must answer.
+    asker
+        See `idempotency_key`.
     """
     columns = capture_columns(request.capture, card)
     batches: list[pa.RecordBatch] = []
     remaining = request
     n_failures = n_calls = 0
     while True:
-        answer = yield _activations_call(remaining, columns, card.fingerprint)
+        answer = yield _activations_call(remaining, columns, card.fingerprint, asker)
         assert answer is not None
         n_calls += 1
         came, error = read_answer(answer, remaining, columns, card.fingerprint)
@@ -109,7 +120,23 @@ def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy) -> 
         remaining = remaining.model_copy(update={"stimuli": left})
         if wait_s is None:
             return Fetched(request, batches, tuple(stimulus.id for stimulus in left), error, n_calls)
-        yield Pause(wait_s)
+        yield _pause(wait_s, error)
+
+
+def idempotency_key(request: ActivationsRequest, fingerprint: str, asker: str) -> str:
+    """Name a request, so that a server can tell that it is already working on the very same one.
+
+    Parameters
+    ----------
+    asker
+        Who asks; the same question of somebody else is no repetition.
+
+    Returns
+    -------
+    str
+        SHA-256 over asker, model, stimuli and everything else that is asked, as 64 hex digits.
+    """
+    return hashlib.sha256(f"{asker} {fingerprint} ".encode() + to_json(request)).hexdigest()
 
 
 def read_answer(
@@ -129,6 +156,16 @@ def read_answer(
         cut = wire_error(fault, answer.headers.get("x-request-id"))
         cut.__cause__ = answer.error
         return batches, cut
+    if answer.error is not None:
+        # Three ends must agree, and one did not; but every stimulus is proved complete without it.
+        request_id = answer.headers.get("x-request-id")
+        logger.warning(
+            "an answer of %s was complete, but its connection broke: %s [request %s]",
+            answer.url,
+            answer.error,
+            request_id,
+            extra={"facts": {"request_id": request_id}},
+        )
     return batches, None
 
 
@@ -150,12 +187,18 @@ def without(request: ActivationsRequest, batches: list[pa.RecordBatch]) -> list[
     return [stimulus for stimulus in request.stimuli if stimulus.id not in came]
 
 
-def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str) -> Call:
+def _pause(wait_s: float, error: StratoscopeError) -> Pause:
+    facts = {"seconds": round(wait_s, 3), "error": str(error), "request_id": getattr(error, "request_id", None)}
+    logger.info("trying again in %.1f s: %s", wait_s, error, extra={"facts": facts})
+    return Pause(wait_s)
+
+
+def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str, asker: str) -> Call:
     return Call(
         "POST",
         "/v1/activations",
         to_json(request),
-        headers={"X-Fingerprint": fingerprint},
+        headers={"X-Fingerprint": fingerprint, "Idempotency-Key": idempotency_key(request, fingerprint, asker)},
         row_bytes=row_bytes(columns, request.dtype),
         row_framing_bytes=FRAMING_BYTES_PER_ROW + FRAMING_BYTES_PER_VALUE * len(columns),
     )

@@ -4,6 +4,9 @@ The only module that moves bytes. Sending and receiving exist twice, blocking an
 accepted are decided here once.
 """
 
+import logging
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,6 +32,8 @@ LARGEST_CAP_BYTES: Final = 16 << 30
 
 FRAMING_BYTES: Final = 1 << 20
 """Allowed in any stream on top of the activations, next to what each row may take."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +93,30 @@ class Answer:
 
 
 class _Receiver:
-    """Collects a body and refuses what is longer than announced."""
+    """One exchange: what is sent, and the body that comes, of which no more is taken than was announced."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, connection: Connection, call: Call) -> None:
+        self.url = connection.base_url + call.path
+        self.request_id = secrets.token_hex(8)
+        self._call = call
+        self._accept = CONTENT_TYPE if call.is_stream else JSON_TYPE
+        self._connection = connection
+        self._began = time.monotonic()
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body = bytearray()
         self._cap = 0
 
-    def begin(self, call: Call, response: httpx2.Response) -> None:
+    @property
+    def sent_headers(self) -> dict[str, str]:
+        content = {} if self._call.body is None else {"Content-Type": JSON_TYPE}
+        own = {"Accept": self._accept, "X-Request-Id": self.request_id}
+        return {**self._connection.headers, **own, **content, **self._call.headers, **trace_headers()}
+
+    def begin(self, response: httpx2.Response) -> None:
         self._status = response.status_code
         self._headers = {name.lower(): value for name, value in response.headers.items()}
-        self._cap = call.cap_bytes(self._status, self._headers)
+        self._cap = self._call.cap_bytes(self._status, self._headers)
 
     def take(self, chunk: bytes) -> None:
         if len(self._body) + len(chunk) > self._cap:
@@ -111,18 +127,29 @@ class _Receiver:
         self._body += chunk
 
     def end(self, error: StratoscopeError | None = None) -> Answer:
+        seconds = time.monotonic() - self._began
+        facts = {
+            "request_id": self._headers.get("x-request-id", self.request_id),
+            "method": self._call.method,
+            "url": self.url,
+            "status": self._status,
+            "bytes": len(self._body),
+            "seconds": round(seconds, 3),
+            "error": None if error is None else str(error),
+        }
+        logger.info("%s %s: %d in %.3f s", self._call.method, self.url, self._status, seconds, extra={"facts": facts})
         return Answer(self.url, self._status, self._headers, self._body, error)
 
 
 def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answer:
     """Send a call and receive its answer, blocking. Raises nothing that the network can cause."""
-    receiver = _Receiver(connection.base_url + call.path)
+    receiver = _Receiver(connection, call)
     try:
         with (
             span(f"{call.method} {call.path}"),
-            client.stream(call.method, receiver.url, content=call.body, headers=_headers(connection, call)) as response,
+            client.stream(call.method, receiver.url, content=call.body, headers=receiver.sent_headers) as response,
         ):
-            receiver.begin(call, response)
+            receiver.begin(response)
             for chunk in response.iter_raw():
                 receiver.take(chunk)
     except NETWORK_ERRORS as error:
@@ -134,13 +161,13 @@ def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answe
 
 async def exchange_async(client: httpx2.AsyncClient, connection: Connection, call: Call) -> Answer:
     """Send a call and receive its answer. Raises nothing that the network can cause."""
-    receiver = _Receiver(connection.base_url + call.path)
+    receiver = _Receiver(connection, call)
     try:
         with span(f"{call.method} {call.path}"):
             async with client.stream(
-                call.method, receiver.url, content=call.body, headers=_headers(connection, call)
+                call.method, receiver.url, content=call.body, headers=receiver.sent_headers
             ) as response:
-                receiver.begin(call, response)
+                receiver.begin(response)
                 async for chunk in response.aiter_raw():
                     receiver.take(chunk)
     except NETWORK_ERRORS as error:
@@ -161,9 +188,3 @@ def content_type_error(answer: Answer, expected: str) -> StratoscopeError | None
         "is this the address of a Stratoscope server?",
         request_id=answer.headers.get("x-request-id"),
     )
-
-
-def _headers(connection: Connection, call: Call) -> dict[str, str]:
-    accept = CONTENT_TYPE if call.is_stream else JSON_TYPE
-    content = {} if call.body is None else {"Content-Type": JSON_TYPE}
-    return {**connection.headers, "Accept": accept, **content, **call.headers, **trace_headers()}

@@ -20,6 +20,7 @@ from stratoscope_wire.errors import (
     StreamCorruptError,
     StreamCutError,
 )
+from stratoscope_wire.framing import RECORD_BATCH, SCHEMA, is_message_whole
 from stratoscope_wire.request import ActivationsRequest, Dtype
 from stratoscope_wire.rows import StimulusRows
 from stratoscope_wire.schema import KEY_FIELDS, BatchMark, ErrorRecord, Footer, StreamHeader, response_schema
@@ -27,6 +28,12 @@ from stratoscope_wire.sites import Column
 from stratoscope_wire.version import PROTOCOL_VERSION
 
 N_KEYS: Final = len(KEY_FIELDS)
+
+KEY_BYTES_PER_ROW: Final = 2048
+"""Most that a row's id, selector, position and token id take in a batch."""
+
+PADDING_BYTES: Final = 1 << 20
+"""Most that the buffers of a batch are padded by: 64 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +86,14 @@ class StreamDecoder:
     Parameters
     ----------
     source
-        The received bytes, or a binary file to read them from.
+        The received bytes.
     expected
         What was asked for.
     """
 
-    def __init__(self, source: bytes | memoryview | pa.Buffer | pa.NativeFile, expected: Expected) -> None:
-        self._source = source if isinstance(source, pa.NativeFile) else pa.BufferReader(source)
+    def __init__(self, source: bytes | memoryview | pa.Buffer, expected: Expected) -> None:
+        self._source = pa.BufferReader(source)
+        self._bytes = memoryview(source).cast("B")
         self._expected = expected
         self._schema = response_schema(expected.columns, expected.dtype)
         self._row_bytes = sum(column.width for column in expected.columns) * value_bytes(expected.dtype)
@@ -112,9 +120,12 @@ class StreamDecoder:
         self._verify_end()
 
     def _open(self) -> pa.RecordBatchReader:
+        is_whole = is_message_whole(self._bytes, 0, kind=SCHEMA, max_body_bytes=0, max_rows=0)
         try:
             reader = pa.ipc.open_stream(self._source)
         except (pa.ArrowException, OSError) as error:
+            if is_whole:
+                raise StreamCorruptError(f"the answer's schema cannot be read: {error}") from None
             raise StreamCutError(f"the stream ends or breaks in its schema: {error}") from None
         self.header = StreamHeader.from_metadata(reader.schema.metadata)
         if self.header.protocol != PROTOCOL_VERSION:
@@ -125,6 +136,10 @@ class StreamDecoder:
             )
         if not reader.schema.remove_metadata().equals(self._schema, check_metadata=True):
             raise StreamCorruptError(f"the answer's schema is not the one asked for:\n{reader.schema.to_string()}")
+        if self.header.bytes != self.header.rows * self._row_bytes:
+            raise StreamCorruptError(
+                f"the answer announces {self.header.bytes} bytes in {self.header.rows} rows of {self._row_bytes} bytes"
+            )
         if self.header.dtype != self._expected.dtype or self.header.stimuli != len(self._expected.stimulus_ids):
             raise StreamCorruptError(
                 f"the answer announces {self.header.stimuli} stimuli as {self.header.dtype}; asked for were "
@@ -133,17 +148,34 @@ class StreamDecoder:
         return reader
 
     def _next(self, reader: pa.RecordBatchReader) -> tuple[pa.RecordBatch, Mapping[bytes, bytes] | None]:
+        assert self.header is not None
+        is_whole = is_message_whole(
+            self._bytes,
+            self._source.tell(),
+            kind=RECORD_BATCH,
+            max_body_bytes=self.header.bytes + self.header.rows * KEY_BYTES_PER_ROW + PADDING_BYTES,
+            max_rows=self.header.rows,
+        )
         try:
             batch, metadata = reader.read_next_batch_with_custom_metadata()
             batch.validate(full=True)
         except StopIteration:
             raise StreamCutError(f"the stream ends without a footer, {self._progress()}") from None
         except (pa.ArrowException, OSError, ValueError) as error:
+            if is_whole:
+                raise StreamCorruptError(f"a batch cannot be read, {self._progress()}: {error}") from None
             raise StreamCutError(f"the stream breaks, {self._progress()}: {error}") from None
         return batch, metadata
 
+    def _refuse_nulls(self, batch: pa.RecordBatch) -> None:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            inner = column.values.null_count if pa.types.is_fixed_size_list(column.type) else 0
+            if column.null_count or inner:
+                raise StreamCorruptError(f"column {name} of a batch has nulls")
+
     def _verify(self, batch: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None) -> BatchMark:
         mark = BatchMark.from_metadata(metadata)
+        self._refuse_nulls(batch)
         if mark.seq != len(self._checksums):
             raise StreamCorruptError(f"batch {mark.seq} came where batch {len(self._checksums)} was due")
         if mark.checksum != batch_checksum(batch, mark.seq):

@@ -210,7 +210,7 @@ def test_a_collection_that_is_stopped_says_how_to_go_on_and_the_same_command_doe
             process.send_signal(number)
             _, stderr = process.communicate(timeout=30)
         assert process.returncode == exits.INTERRUPTED
-        assert "run the same command again to go on" in stderr
+        assert "run the same command again to go on: stratoscope collect words.csv --out run" in stderr
         assert "Traceback" not in stderr
         there = 40 - len(Run.open(tmp_path / "run").missing)
         assert 0 < there < 40

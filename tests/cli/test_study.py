@@ -207,6 +207,18 @@ def test_stopping_a_run_loses_nothing_that_was_done(
     assert (folder / "run" / "report.html").exists()
 
 
+def test_several_servers_share_a_study(
+    study: Command, url: str, runner: CountingRunner, start_server: StartServer, folder: Path
+) -> None:
+    twin = CountingRunner(PLANTS)
+    with start_server(lambda: BatchedEngine(twin, 60), max_stimuli=5) as second:
+        ended = study("run", "animals.yaml", "--out", "run", "--server", url, "--server", second)
+    assert ended.returncode == 0, ended.stderr
+    assert runner.n_prompts > 0
+    assert twin.n_prompts > 0
+    assert (folder / "run" / "report.html").exists()
+
+
 def test_one_run_holds_one_model_and_one_study(
     study: Command, url: str, folder: Path, start_server: StartServer
 ) -> None:

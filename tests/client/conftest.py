@@ -7,6 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -402,8 +403,8 @@ class FaultServer:
         return fault
 
 
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
+@contextmanager
+def fault_server() -> Iterator[FaultServer]:
     listener = _Listener(("127.0.0.1", 0), Handler)
     faults = FaultServer(url=f"http://127.0.0.1:{listener.server_address[1]}")
     listener.owner = faults
@@ -415,6 +416,19 @@ def server() -> Iterator[FaultServer]:
     listener.server_close()
     thread.join(10)
     assert not thread.is_alive(), "the server did not stop"
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with fault_server() as server:
+        yield server
+
+
+@pytest.fixture
+def second_server() -> Iterator[FaultServer]:
+    """Another server of the same model."""
+    with fault_server() as server:
+        yield server
 
 
 @pytest.fixture

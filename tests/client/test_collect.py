@@ -1,5 +1,6 @@
 """Collecting runs: everything is fetched once, whatever happens on the way."""
 
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +23,10 @@ from stratoscope.errors import (
 )
 from stratoscope.planning import plan_collection
 from stratoscope.stimuli import StimulusTable
-from stratoscope.store.ledger import StimulusRecord
+from stratoscope.store.ledger import ShardRecord, StimulusRecord
 from stratoscope.store.run import Run
+from stratoscope.store.writer import RunWriter
+from stratoscope_wire.request import Dtype
 
 if TYPE_CHECKING:
     from tests.client.conftest import FaultServer
@@ -217,6 +221,33 @@ def test_an_interrupt_commits_what_was_verified(client: Client, server: "FaultSe
     assert 10 <= n_done < N
     server.received.clear()
     assert collect(make_table(), tmp_path, client).already_there == n_done
+    server.check_run(tmp_path, make_table())
+
+
+@pytest.mark.parametrize("n_signals", [1, 2])
+def test_an_interrupt_in_the_middle_of_a_commit_waits_for_it_and_a_second_one_does_not(
+    client: Client, server: "FaultServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_signals: int
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    commit = RunWriter.commit
+    sent: list[int] = []
+
+    def interrupted(writer: RunWriter, batches: list[tuple[pa.RecordBatch, Dtype]]) -> ShardRecord:
+        if not sent:
+            for _ in range(n_signals):
+                sent.append(1)
+                signal.raise_signal(signal.SIGINT)
+        return commit(writer, batches)
+
+    monkeypatch.setattr(RunWriter, "commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(make_table(), tmp_path, client, settings=SMALL)
+    assert len(sent) == n_signals
+    assert signal.getsignal(signal.SIGINT) is handler
+    run = Run.open(tmp_path, allow_incomplete=True)
+    assert (len(run.stimuli()) > 0) == (n_signals == 1)
+    assert run.missing
+    collect(make_table(), tmp_path, client)
     server.check_run(tmp_path, make_table())
 
 

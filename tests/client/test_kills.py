@@ -78,3 +78,17 @@ def test_kills_at_every_step_lose_nothing_and_double_nothing(
     )
     assert sorted(rows["stimulus_id"]) == sorted(table.ids)
     assert list((tmp_path / "run" / "shards").glob(".*")) == []
+
+
+def test_a_shard_that_was_in_place_when_the_process_died_is_adopted_and_not_fetched_again(
+    server: "FaultServer", tmp_path: Path, table: StimulusTable
+) -> None:
+    assert collect_until(6, server, tmp_path) == (-9, "after replace")
+    [orphan] = (tmp_path / "run" / "shards").glob("*.parquet")
+    n_adopted = len(pl.read_parquet(orphan, columns=["stimulus_id"]))
+    assert 0 < n_adopted < N
+    server.received.clear()
+    assert collect_until(0, server, tmp_path) == (0, "")
+    assert sum(len(post.ids) for post in server.posts) == N - n_adopted
+    assert orphan in Run.open(tmp_path / "run").shard_paths
+    assert check(tmp_path, server, table) == N

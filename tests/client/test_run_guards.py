@@ -25,7 +25,7 @@ from stratoscope.errors import (
 )
 from stratoscope.retries import RetryPolicy
 from stratoscope.stimuli import StimulusTable
-from stratoscope.store import ledger
+from stratoscope.store import database, ledger
 from stratoscope.store.filesystem import filesystem_type
 from stratoscope.store.measurement import Measurement
 from stratoscope.store.run import Run
@@ -267,11 +267,11 @@ def test_on_a_network_file_system_the_ledger_does_without_a_write_ahead_log(
 ) -> None:
     modes = []
     for name, is_network in (("local", False), ("shared", True)):
-        monkeypatch.setattr(ledger, "is_on_network", lambda _, answer=is_network: answer)
+        monkeypatch.setattr(database, "is_on_network", lambda _, answer=is_network: answer)
         collect(make_table(3), tmp_path / name, client)
         server.check_run(tmp_path / name, make_table(3))
-        with closing(sqlite3.connect(tmp_path / name / "ledger.sqlite")) as database:
-            modes += database.execute("PRAGMA journal_mode").fetchone()
+        with closing(sqlite3.connect(tmp_path / name / "ledger.sqlite")) as connection:
+            modes += connection.execute("PRAGMA journal_mode").fetchone()
     assert modes == ["wal", "delete"]
 
 

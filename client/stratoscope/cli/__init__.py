@@ -1,5 +1,6 @@
 """The command line, ``stratoscope``."""
 
-from stratoscope.cli.main import app, main
+from stratoscope.cli.main import app
+from stratoscope.cli.process import main
 
 __all__ = ["app", "main"]

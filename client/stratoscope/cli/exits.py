@@ -11,6 +11,8 @@ INCOMPLETE: Final = 3
 SERVER: Final = 4
 LOCKED: Final = 5
 MISMATCH: Final = 6
+STORAGE: Final = 7
+DAMAGED: Final = 8
 INTERRUPTED: Final = 130
 
 BY_ERROR: Final[tuple[tuple[type[Exception], int], ...]] = (
@@ -19,6 +21,9 @@ BY_ERROR: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.CaptureChangedError, MISMATCH),
     (errors.StimulusChangedError, MISMATCH),
     (errors.ModelChangedError, MISMATCH),
+    (errors.ServersDifferError, MISMATCH),
+    (errors.ShardDamagedError, DAMAGED),
+    (errors.LedgerDamagedError, DAMAGED),
     (errors.RunIncompleteError, INCOMPLETE),
     (errors.StimulusRefusedError, INCOMPLETE),
     (errors.ServerLostError, SERVER),
@@ -28,11 +33,12 @@ BY_ERROR: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.AnswerError, SERVER),
     (errors.RunNotFoundError, USAGE),
     (ValueError, USAGE),
+    (OSError, STORAGE),
 )
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit code for an error of the package: that of the first class in the table it belongs to.
+    """Return the exit code for an error of the package or the system: that of the first class it belongs to.
 
     Those that are also a `ValueError` say that something given cannot be used.
     """

@@ -1,19 +1,16 @@
 """The commands. Each one reads its arguments, calls one function of the package and says what came of it."""
 
 import os
-import signal
-import sys
-import warnings
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn, TextIO
+from typing import Annotated, Final, Literal
 
 import typer
 
 from stratoscope import __version__
 from stratoscope.cli import exits, study, words
+from stratoscope.cli.logfile import LogFile, log_to
+from stratoscope.cli.servers import Servers, connected
 from stratoscope.client import Client
-from stratoscope.errors import StratoscopeError
-from stratoscope_wire.tracing import flush_tracing, start_tracing
 
 app = typer.Typer(
     name="stratoscope",
@@ -55,23 +52,26 @@ def serve(context: typer.Context) -> None:
 def collect(
     stimuli: Stimuli,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
-    server: Server = None,
+    server: Servers = None,
     sites: Sites = DEFAULT_SITES,
     layers: Layers = "all",
     select: Select = "last",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 2,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight, per server.")] = 2,
     on_refusal: Annotated[
         Literal["stop", "skip"], typer.Option(help="What to do about a stimulus the server refuses for good.")
     ] = "stop",
     special_tokens: Annotated[bool, typer.Option(help="Add the model's special tokens.")] = True,
+    log_file: LogFile = None,
 ) -> None:
     """Collect activations of stimuli into a run; the same command finishes an interrupted one."""
     from stratoscope.collection import CollectSettings, Progress
     from stratoscope.collection import collect as collect_run
     from stratoscope.progress import progress_bar
 
+    if log_file is not None:
+        log_to(log_file)
     table = words.read_stimuli(stimuli)
-    with Client(server) as client, progress_bar(f"collecting {len(table)} stimuli") as bar:
+    with connected(server) as clients, progress_bar(f"collecting {len(table)} stimuli") as bar:
 
         def show(counts: Progress) -> None:
             bar(counts.already_there + counts.fetched, counts.total)
@@ -79,7 +79,7 @@ def collect(
         counts = collect_run(
             table,
             out,
-            client,
+            clients,
             sites=words.names(sites),
             layers=words.layers(layers),
             select=words.names(select),
@@ -91,6 +91,22 @@ def collect(
     typer.echo(words.collected(counts, out))
     if not counts.is_complete:
         raise typer.Exit(exits.INCOMPLETE)
+
+
+@app.command()
+def verify(
+    run: RunFolder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put damaged shards aside and set exactly their stimuli back to missing.")
+    ] = False,
+) -> None:
+    """Read every byte of a run and name every damaged shard with its stimuli."""
+    from stratoscope.store import repair as mending
+
+    verdict = mending.repair(run) if repair else mending.verify(run)
+    typer.echo(words.verified(verdict, run, repaired=repair))
+    if verdict.damages and not repair:
+        raise typer.Exit(exits.DAMAGED)
 
 
 @app.command()
@@ -224,48 +240,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    del category, filename, lineno, file, line
-    typer.echo(f"warning: {message}", err=True)
-
-
-class _Stopped(BaseException):
-    """A signal asked to stop. Not a KeyboardInterrupt, which the command-line library would answer itself."""
-
-
-def _stop(_signal: int, _frame: object) -> None:
-    raise _Stopped
-
-
-def main() -> None:
-    """Run a command; errors of the package become one line on stderr and an exit code."""
-    warnings.showwarning = _show_warning
-    # Both are set, since a process that was started in the background ignores SIGINT.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    if fault := start_tracing("stratoscope", os.environ):
-        typer.echo(f"stratoscope: {fault}", err=True)
-    try:
-        app()
-    except StratoscopeError as error:
-        _end(str(error), exits.exit_code(error))
-    except _Stopped:
-        _end("interrupted; run the same command again to go on", exits.INTERRUPTED)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    typer.echo(f"stratoscope: {message}", err=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    flush_tracing()
-    # Requests may still be in flight on threads inside Arrow; taking the interpreter down under them aborts it.
-    os._exit(code)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from stratoscope.cli import words
+from stratoscope.cli.logfile import LogFile, log_to
+from stratoscope.cli.servers import Servers, connected
 from stratoscope.client import Client
 
 if TYPE_CHECKING:
@@ -86,16 +88,19 @@ def plan(
 def run(
     study: StudyName,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
-    server: Server = None,
+    server: Servers = None,
     profile: ProfileName = None,
+    log_file: LogFile = None,
 ) -> None:
     """Run a study from stimuli to report; the same command finishes an interrupted one."""
     from stratoscope.study.catalogue import read_study
     from stratoscope.study.running import run_study
 
+    if log_file is not None:
+        log_to(log_file)
     read, folder = read_study(study, profile=profile)
-    with Client(server) as client:
-        path = run_study(read, folder, out, client, bar=_bar, say=lambda line: typer.echo(line, err=True))
+    with connected(server) as clients:
+        path = run_study(read, folder, out, clients, bar=_bar, say=lambda line: typer.echo(line, err=True))
     _tell(out, path)
 
 

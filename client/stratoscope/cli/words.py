@@ -10,6 +10,7 @@ from stratoscope.collection import Progress
 from stratoscope.experiments import EXPERIMENTS, load_experiment
 from stratoscope.planning import CollectionPlan
 from stratoscope.stimuli import StimulusTable, load_stimuli
+from stratoscope.store.repair import DAMAGED, Verdict
 from stratoscope_wire import Limits, ModelCard
 
 if TYPE_CHECKING:
@@ -49,6 +50,24 @@ def collected(counts: Progress, out: Path) -> str:
     ]
     if counts.failed:
         lines.append(f"{counts.failed} stimuli were refused by the server and are not in the run")
+    return "\n".join(lines)
+
+
+def verified(verdict: Verdict, run: Path, *, repaired: bool) -> str:
+    """Say what was found in a run, shard by shard."""
+    head = f"{run}: {verdict.n_committed} of {verdict.n_stimuli} stimuli in {verdict.n_shards} shards"
+    if not verdict.damages:
+        return f"{head}, all whole"
+    lines = [head]
+    lines += [f"{damage.fault}; its stimuli: {', '.join(damage.stimulus_ids)}" for damage in verdict.damages]
+    n_stimuli = sum(len(damage.stimulus_ids) for damage in verdict.damages)
+    if repaired:
+        lines.append(
+            f"repaired: what was left of {len(verdict.damages)} shards is in {run / 'shards' / DAMAGED}, and "
+            f"{n_stimuli} stimuli are missing again; the collect command that made the run now fetches only these"
+        )
+    else:
+        lines.append(f"`stratoscope verify {run} --repair` sets these {n_stimuli} stimuli back to be fetched again")
     return "\n".join(lines)
 
 

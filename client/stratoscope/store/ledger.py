@@ -1,23 +1,20 @@
 """The ledger: which stimulus is committed in which shard. It is the truth; everything else is derived or checked."""
 
 import json
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from stratoscope.errors import RunError, RunNotFoundError
-from stratoscope.store.filesystem import is_on_network
+from stratoscope.errors import LedgerDamagedError, RunError, RunNotFoundError
+from stratoscope.store.database import Database
 from stratoscope.store.measurement import Measurement
 from stratoscope_wire import Stimulus
 
 FILE_NAME: Final = "ledger.sqlite"
 LEDGER_VERSION: Final = 1
-BUSY_TIMEOUT_S: Final = 30.0
 
 SCHEMA: Final = """
 CREATE TABLE run (
@@ -112,77 +109,51 @@ class Ledger:
     RunNotFoundError
         If there is no ledger to read.
     RunError
-        If it is not one of this version.
+        If it is not one of this version, is damaged, or the disk fails.
     """
 
     def __init__(self, run_dir: Path, *, writable: bool) -> None:
         path = run_dir / FILE_NAME
         if not writable and not path.is_file():
             raise RunNotFoundError(f"{run_dir} holds no run: there is no {FILE_NAME} in it")
-        try:
-            self._db = sqlite3.connect(
-                _uri(path, writable=writable), uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
-            )
-            self._prepare(run_dir, writable=writable)
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"{path} cannot be used as a ledger: {error}") from error
-
-    def _prepare(self, run_dir: Path, *, writable: bool) -> None:
-        self._db.execute("PRAGMA foreign_keys = ON")
-        if writable:
-            self._db.execute(f"PRAGMA journal_mode = {'DELETE' if is_on_network(run_dir) else 'WAL'}")
-            self._db.execute("PRAGMA synchronous = FULL")
-        else:
-            self._db.execute("PRAGMA query_only = ON")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and writable:
-            with self.transaction():
-                for statement in SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {LEDGER_VERSION}")
-        elif version != LEDGER_VERSION:
-            raise RunError(f"the ledger has version {version}; this client understands version {LEDGER_VERSION}")
+        self._path = path
+        self._db = Database(path, SCHEMA, LEDGER_VERSION, writable=writable)
 
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make what happens inside durable together, or not at all.
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make what happens inside durable together, or not at all."""
+        return self._db.transaction()
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Read several things as they were at one moment."""
+        return self._db.snapshot()
+
+    def check(self) -> None:
+        """Read the whole ledger.
 
         Raises
         ------
-        RunError
-            If the ledger cannot be written, for example because the disk is full.
+        LedgerDamagedError
+            If it is not sound.
         """
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise RunError(f"the ledger could not be written: {error}") from error
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Read several things as they were at one moment."""
-        self._db.execute("BEGIN DEFERRED")
-        try:
-            yield
-        finally:
-            self._db.execute("ROLLBACK")
+        faults = self._db.faults()
+        if faults:
+            raise LedgerDamagedError(
+                f"the ledger {self._path} is damaged: {'; '.join(faults)}. Restore it from a copy, or collect into "
+                "another folder"
+            )
 
     def measurement(self) -> Measurement | None:
         """Return what the run measures, or ``None`` if it was not begun."""
-        row = self._db.execute("SELECT card, capture, columns FROM run").fetchone()
-        return None if row is None else Measurement.from_json(*row)
+        rows = self._db.rows("SELECT card, capture, columns FROM run")
+        return Measurement.from_json(*rows[0]) if rows else None
 
     def provenance(self) -> dict[str, Any]:
         """Return when and with which versions the run was begun."""
-        created, versions = self._db.execute("SELECT created, versions FROM run").fetchone()
+        [(created, versions)] = self._db.rows("SELECT created, versions FROM run")
         return {"created": created, "versions": json.loads(versions)}
 
     def begin(self, measurement: Measurement, versions: dict[str, str]) -> None:
@@ -201,20 +172,24 @@ class Ledger:
 
     def stimuli(self) -> list[StimulusRecord]:
         """Return every stimulus, in order."""
-        rows = self._db.execute(
+        rows = self._db.rows(
             "SELECT id, position, content_hash, payload, fields, state, shard, row0, rows, attempts, error "
             "FROM stimulus ORDER BY position"
         )
         return [StimulusRecord(*row) for row in rows]
 
+    def content_hashes(self) -> dict[str, str]:
+        """Return the hash of what is sent for every stimulus, by id."""
+        return dict(self._db.rows("SELECT id, content_hash FROM stimulus"))
+
     def shards(self) -> list[ShardRecord]:
         """Return every shard, in the order of commits."""
-        rows = self._db.execute("SELECT name, sha256, bytes, rows, stimuli, created FROM shard ORDER BY rowid")
+        rows = self._db.rows("SELECT name, sha256, bytes, rows, stimuli, created FROM shard ORDER BY rowid")
         return [ShardRecord(*row) for row in rows]
 
     def enter(self, entries: Iterable[tuple[str, int, str, str, str]]) -> None:
         """Enter stimuli, each as ``(id, position, content_hash, payload, fields)``, or bring them up to date."""
-        self._db.executemany(
+        self._db.execute_all(
             "INSERT INTO stimulus (id, position, content_hash, payload, fields) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (id) DO UPDATE SET position = excluded.position, content_hash = excluded.content_hash, "
             "payload = excluded.payload, fields = excluded.fields",
@@ -223,7 +198,7 @@ class Ledger:
 
     def forget(self, ids: Iterable[str]) -> None:
         """Take out stimuli that were never committed."""
-        self._db.executemany("DELETE FROM stimulus WHERE id = ? AND state <> 'done'", [(name,) for name in ids])
+        self._db.execute_all("DELETE FROM stimulus WHERE id = ? AND state <> 'done'", [(name,) for name in ids])
 
     def commit_shard(self, shard: ShardRecord, placements: Sequence[Placement]) -> None:
         """Enter a shard and its stimuli: the moment from which they count.
@@ -238,21 +213,30 @@ class Ledger:
                 "INSERT INTO shard VALUES (?, ?, ?, ?, ?, ?)",
                 (shard.name, shard.sha256, shard.bytes, shard.rows, shard.stimuli, shard.created),
             )
-            changed = self._db.executemany(
+            changed = self._db.execute_all(
                 "UPDATE stimulus SET state = 'done', shard = ?, row0 = ?, rows = ?, error = NULL "
                 "WHERE id = ? AND state <> 'done'",
                 [(shard.name, place.row0, place.rows, place.id) for place in placements],
-            ).rowcount
+            )
             if not changed == len(placements) == shard.stimuli:
                 raise RunError(
                     f"shard {shard.name} holds {shard.stimuli} stimuli, of which {changed} were still missing in the "
                     "run; it was not committed"
                 )
 
+    def give_up_shards(self, reasons: Mapping[str, str]) -> None:
+        """Forget shards, each with the reason, and set exactly their stimuli back to missing; all of it or nothing."""
+        with self.transaction():
+            self._db.execute_all(
+                "UPDATE stimulus SET state = 'todo', shard = NULL, row0 = NULL, rows = NULL, error = ? WHERE shard = ?",
+                [(reason, name) for name, reason in reasons.items()],
+            )
+            self._db.execute_all("DELETE FROM shard WHERE name = ?", [(name,) for name in reasons])
+
     def note_failures(self, ids: Sequence[str], error: str, *, final: bool) -> None:
         """Count a failed attempt at stimuli, and give them up if it is final."""
         with self.transaction():
-            self._db.executemany(
+            self._db.execute_all(
                 "UPDATE stimulus SET attempts = attempts + 1, error = ?, state = ? WHERE id = ? AND state <> 'done'",
                 [(error, "failed" if final else "todo", stimulus_id) for stimulus_id in ids],
             )
@@ -261,15 +245,3 @@ class Ledger:
 def now() -> str:
     """Return the time as it is written into ledgers."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _uri(path: Path, *, writable: bool) -> str:
-    if writable:
-        options = "mode=rwc"
-    elif os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        # Not "ro": such a reader leaves SQLite's side files behind.
-        options = "mode=rw"
-    else:
-        # In a folder that cannot be written SQLite refuses a ledger unless told that nobody else writes to it either.
-        options = "mode=ro" if path.with_name(f"{FILE_NAME}-wal").exists() else "mode=ro&immutable=1"
-    return f"{path.absolute().as_uri()}?{options}"

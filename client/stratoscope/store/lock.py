@@ -4,7 +4,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from stratoscope.errors import RunLockedError
+from stratoscope.errors import RunLockedError, StorageError
+from stratoscope.store.disk import disk_faults
 
 
 class RunLock:
@@ -19,10 +20,14 @@ class RunLock:
     ------
     RunLockedError
         At once, if another process holds it.
+    StorageError
+        If the disk fails.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._descriptor = os.open(run_dir / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = run_dir / "run.lock"
+        with disk_faults(path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -31,8 +36,13 @@ class RunLock:
             raise RunLockedError(
                 f"another process ({holder or 'unknown'}) is writing to the run {run_dir}; wait for it, or stop it"
             ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"pid {os.getpid()}".encode(), 0)
+        try:
+            with disk_faults(path):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, f"pid {os.getpid()}".encode(), 0)
+        except StorageError:
+            os.close(self._descriptor)
+            raise
 
     def release(self) -> None:
         """Let go of the lock."""

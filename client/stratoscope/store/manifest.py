@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from stratoscope.store.disk import disk_faults
 from stratoscope.store.durable import replace_file
 from stratoscope.store.ledger import Ledger, now
 
@@ -25,7 +26,13 @@ def installed_versions() -> dict[str, str]:
 
 
 def write_manifest(run_dir: Path, ledger: Ledger) -> None:
-    """Derive the manifest from the ledger."""
+    """Derive the manifest from the ledger.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or fails; the former manifest is then still there.
+    """
     measurement = ledger.measurement()
     assert measurement is not None
     states = [record.state for record in ledger.stimuli()]
@@ -42,4 +49,5 @@ def write_manifest(run_dir: Path, ledger: Ledger) -> None:
         "shards": [{"name": s.name, "sha256": s.sha256, "bytes": s.bytes, "rows": s.rows} for s in shards],
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    replace_file(run_dir / FILE_NAME, lambda file: file.write(text.encode()))
+    with disk_faults(run_dir / FILE_NAME, len(text.encode())):
+        replace_file(run_dir / FILE_NAME, lambda file: file.write(text.encode()))

@@ -1,7 +1,6 @@
 """Reading a run."""
 
 import json
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import pyarrow as pa
 from stratoscope.errors import InvalidRequestError, RunIncompleteError, RunNotFoundError, ShardDamagedError
 from stratoscope.rows import IntArray, RowIndex
 from stratoscope.stimuli.fields import field_series
+from stratoscope.store.damage import checked_keys, find_damage, records_by_shard, require_whole
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord
 from stratoscope.store.measurement import Measurement
-from stratoscope.store.recovery import shard_faults
-from stratoscope.store.shard import FOLDER, read_keys
+from stratoscope.store.shard import FOLDER
 from stratoscope.store.views import RunColumns, RunTokens
 from stratoscope_wire import Capture, Column, ModelCard
 from stratoscope_wire.schema import KEY_FIELDS
@@ -74,9 +73,7 @@ class Run:
             ledger.close()
         if measurement is None:
             raise RunNotFoundError(f"the run {path} was never begun; collect into it first")
-        faults = shard_faults(path, shards)
-        if faults:
-            raise ShardDamagedError(f"the run {path} is damaged: {'; '.join(faults)}. Restore it from a copy")
+        require_whole(path, records, shards)
         return cls(path, measurement, records, shards, allow_incomplete=allow_incomplete)
 
     def __repr__(self) -> str:
@@ -174,14 +171,12 @@ class Run:
         return self._index.selectors[self._label(selector)].counts.astype("int32")
 
     def verify(self) -> list[str]:
-        """Read every byte of the run; return what is wrong, each fault naming its file. Empty if all is well."""
-        faults = shard_faults(self.path, self._shards, contents=True)
-        if not faults:
-            try:
-                self._check_keys()
-            except ShardDamagedError as error:
-                faults.append(str(error))
-        return faults
+        """Read every byte of the run; return what is wrong, each fault naming its file. Empty if all is well.
+
+        `stratoscope.verify` also names the stimuli and checks the ledger, `stratoscope.repair` mends.
+        """
+        damages = find_damage(self.path, self._all_records, self._shards, fingerprint=self.card.fingerprint)
+        return [damage.fault for damage in damages]
 
     @property
     def _records(self) -> list[StimulusRecord]:
@@ -204,17 +199,9 @@ class Run:
 
     def _check_keys(self) -> pa.Table:
         """Read the key columns of all shards, and hold them against the ledger."""
-        placed: dict[str, list[StimulusRecord]] = {shard.name: [] for shard in self._shards}
-        for record in self._all_records:
-            if record.shard is not None:
-                placed[record.shard].append(record)
-        tables = [pa.schema(KEY_FIELDS).empty_table()]
-        for path in self.shard_paths:
-            keys = read_keys(path, self.card.fingerprint)
-            if keys.column("stimulus_id").to_pylist() != list(_expected_ids(placed[path.name])):
-                raise ShardDamagedError(f"the rows of shard {path.name} are not those that the ledger has for it")
-            tables.append(keys)
-        return pa.concat_tables(tables)
+        placed = records_by_shard(self._all_records, self._shards)
+        empty = pa.schema(KEY_FIELDS).empty_table()
+        return pa.concat_tables([empty, *checked_keys(self.path, self.card.fingerprint, placed)])
 
     def _label(self, selector: str | None) -> str:
         if selector is None and len(self.selectors) == 1:
@@ -223,12 +210,3 @@ class Run:
             wrong = "name a selector" if selector is None else f"selector {selector!r} was not captured"
             raise InvalidRequestError(f"{wrong}; the run has {', '.join(self.selectors)}")
         return selector
-
-
-def _expected_ids(records: list[StimulusRecord]) -> Iterator[str]:
-    row = 0
-    for record in sorted(records, key=lambda record: record.row0 or 0):
-        if record.row0 != row:
-            raise ShardDamagedError(f"the ledger has a gap before the rows of stimulus {record.id!r}")
-        row += record.rows or 0
-        yield from [record.id] * (record.rows or 0)

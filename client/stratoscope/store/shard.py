@@ -1,7 +1,8 @@
 """Shards: immutable Parquet files of rows, readable by polars, pandas and DuckDB without any code of ours."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ SUFFIX: Final = ".parquet"
 NAME_DIGITS: Final = 24
 KEY_NAMES: Final = tuple(field.name for field in KEY_FIELDS)
 FINGERPRINT_KEY: Final = "stratoscope.fingerprint"
+CAPTURE_KEY: Final = "stratoscope.capture"
+CONTENTS_KEY: Final = "stratoscope.contents"
 
 
 def shard_schema(measurement: Measurement) -> pa.Schema:
@@ -32,7 +35,7 @@ def shard_schema(measurement: Measurement) -> pa.Schema:
         FINGERPRINT_KEY: measurement.card.fingerprint,
         "stratoscope.model": measurement.card.model,
         "stratoscope.revision": measurement.card.revision,
-        "stratoscope.capture": measurement.capture_json(),
+        CAPTURE_KEY: measurement.capture_json(),
     }
     return response_schema(measurement.columns, "float32").with_metadata(facts)
 
@@ -58,6 +61,16 @@ def placements(table: pa.Table) -> list[Placement]:
     return found
 
 
+def contents_digest(contents: Iterable[tuple[str, str]]) -> str:
+    """Return one SHA-256 over the ids and content hashes of a shard's stimuli, in the order of their rows."""
+    return hashlib.sha256(json.dumps(list(contents), ensure_ascii=True).encode()).hexdigest()
+
+
+def with_contents(table: pa.Table, contents: Iterable[tuple[str, str]]) -> pa.Table:
+    """Say in a shard's metadata what was measured, so that it can prove it without a ledger."""
+    return table.replace_schema_metadata({**table.schema.metadata, CONTENTS_KEY: contents_digest(contents)})
+
+
 def write_shard(table: pa.Table, path: Path) -> None:
     """Write a shard: one row group, byte planes split and compressed, every page with a checksum."""
     pq.write_table(
@@ -80,11 +93,15 @@ def check_shard(table: pa.Table, path: Path) -> None:
     ------
     ShardDamagedError
         If it differs.
+    OSError
+        If the disk fails.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             same = file.num_row_groups == 1 and file.read().equals(table)
     except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
         raise ShardDamagedError(f"the shard just written to {path} cannot be read back: {error}") from error
     if not same:
         raise ShardDamagedError(f"the shard just written to {path} does not read back as it was written")

@@ -1,6 +1,7 @@
 """Writing a run: one writer, one commit point per shard."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import pyarrow as pa
 from stratoscope.captures import to_json
 from stratoscope.errors import RunError, StimulusChangedError
 from stratoscope.stimuli.table import StimulusTable
+from stratoscope.store.disk import disk_faults, require_space
 from stratoscope.store.durable import sync_file, sync_folder, temporary_path
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord, now
 from stratoscope.store.lock import RunLock
 from stratoscope.store.manifest import installed_versions, write_manifest
 from stratoscope.store.measurement import Measurement
+from stratoscope.store.orphans import settle_orphans
 from stratoscope.store.recovery import recover
 from stratoscope.store.shard import (
     FOLDER,
@@ -26,9 +29,12 @@ from stratoscope.store.shard import (
     file_sha256,
     placements,
     shard_table,
+    with_contents,
     write_shard,
 )
 from stratoscope_wire.request import Dtype
+
+logger = logging.getLogger(__name__)
 
 
 class RunWriter:
@@ -51,6 +57,8 @@ class RunWriter:
         If the run holds something else.
     ShardDamagedError
         If a committed file is missing or short.
+    StorageError
+        If the disk is full or fails.
     """
 
     def __init__(self, run_dir: str | Path, measurement: Measurement) -> None:
@@ -76,7 +84,8 @@ class RunWriter:
         recover(self.run_dir, self._ledger)
         if held is None:
             self._ledger.begin(self.measurement, installed_versions())
-        sync_folder(self.run_dir)
+        with disk_faults(self.run_dir):
+            sync_folder(self.run_dir)
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +103,8 @@ class RunWriter:
     def enter(self, table: StimulusTable) -> None:
         """Enter the table's stimuli; labels, groups and order of known ones are brought up to date.
 
-        Stimuli without activations may be changed or left out freely.
+        Stimuli without activations may be changed or left out freely. Only then are orphans adopted, so that a
+        changed stimulus is never given what was measured for its former content.
 
         Raises
         ------
@@ -111,6 +121,7 @@ class RunWriter:
                 (stimulus.id, position, digest, to_json(stimulus).decode(), json.dumps(fields, ensure_ascii=False))
                 for position, (stimulus, digest, fields) in enumerate(contents)
             )
+        settle_orphans(self.run_dir, self._ledger, self.measurement)
 
     def stimuli(self) -> list[StimulusRecord]:
         """Return what the ledger says of every stimulus, in order."""
@@ -126,7 +137,7 @@ class RunWriter:
 
         Raises
         ------
-        OSError
+        StorageError
             If the disk is full or fails; no half-written shard is then left, and nothing is entered.
         RunError
             If a stimulus is unknown or already committed.
@@ -135,8 +146,15 @@ class RunWriter:
         found = placements(table)
         if len({place.id for place in found}) != len(found):
             raise RunError("the rows of a stimulus are not adjacent, or it came twice; nothing was committed")
-        record = self._write(table, len(found))
+        hashes = self._ledger.content_hashes()
+        table = with_contents(table, ((place.id, hashes.get(place.id, "")) for place in found))
+        folder = self.run_dir / FOLDER
+        with disk_faults(folder, table.nbytes):
+            require_space(folder, table.nbytes)
+            record = self._write(table, len(found), folder)
         self._ledger.commit_shard(record, found)
+        facts = {"run": str(self.run_dir), "shard": record.name, "stimuli": record.stimuli, "bytes": record.bytes}
+        logger.info("committed %s with %d stimuli", record.name, record.stimuli, extra={"facts": facts})
         return record
 
     def note_failures(self, ids: Sequence[str], error: str, *, final: bool) -> None:
@@ -147,8 +165,7 @@ class RunWriter:
         """Bring ``manifest.json`` up to date."""
         write_manifest(self.run_dir, self._ledger)
 
-    def _write(self, table: pa.Table, n_stimuli: int) -> ShardRecord:
-        folder = self.run_dir / FOLDER
+    def _write(self, table: pa.Table, n_stimuli: int, folder: Path) -> ShardRecord:
         temporary = temporary_path(folder)
         try:
             write_shard(table, temporary)
@@ -168,8 +185,12 @@ class RunWriter:
 def _make_folder(run_dir: Path) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise RunError(f"{run_dir} is a file; name a folder for the run")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    sync_folder(run_dir.parent)
+    missing = [folder for folder in (run_dir, *run_dir.absolute().parents) if not folder.exists()]
+    with disk_faults(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        # Every new name in the path, or a power failure may take the run away with a folder above it.
+        for folder in [*missing, run_dir]:
+            sync_folder(folder.absolute().parent)
 
 
 def _check_unchanged(committed: Sequence[StimulusRecord], table: StimulusTable, run_dir: Path) -> None:

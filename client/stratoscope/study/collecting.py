@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import polars as pl
@@ -19,7 +19,9 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Makes a progress bar for what it is told; the bar is given what is done and what there is."""
 
 
-def collect_captures(captures: Iterable[Capture], workspace: Workspace, client: Client, bar: Bar) -> None:
+def collect_captures(
+    captures: Iterable[Capture], workspace: Workspace, client: Client | Sequence[Client], bar: Bar
+) -> None:
     """Collect every capture; the same call goes on with an interrupted one.
 
     Raises

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import polars as pl
 from stratoscope.client import Client
 from stratoscope.errors import FingerprintChangedError, RunNotFoundError
 from stratoscope.probes.sources import ChosenColumns
+from stratoscope.servers import as_clients, common_card
 from stratoscope.store.run import Run
 from stratoscope.study.captures import HEADS, Capture, distinct, make_captures
 from stratoscope.study.collecting import Bar, collect_captures
@@ -25,7 +26,13 @@ from stratoscope_wire import ModelCard
 
 
 def run_study(
-    study: Study, folder: Path | None, out: Path, client: Client, *, bar: Bar, say: Callable[[str], None]
+    study: Study,
+    folder: Path | None,
+    out: Path,
+    client: Client | Sequence[Client],
+    *,
+    bar: Bar,
+    say: Callable[[str], None],
 ) -> Path:
     """Run a study against a server and write its report. The same call finishes an interrupted one.
 
@@ -37,7 +44,7 @@ def run_study(
     out
         Folder of the run.
     client
-        Of the server.
+        Of the server; or several, of servers of the same model, which share the work.
     bar, say
         Show progress.
 
@@ -51,7 +58,7 @@ def run_study(
     StratoscopeError
         If a stage fails; what was done stays.
     """
-    workspace, card = Workspace(out), client.model()
+    workspace, card = Workspace(out), common_card(as_clients(client))
     stimuli = make_stimuli(study, folder)
     captures = make_captures(study, stimuli, card)
     check_model(captures, workspace, card)
