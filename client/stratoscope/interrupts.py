@@ -23,10 +23,10 @@ def interrupts_put_off() -> Iterator[None]:
         return
     held: list[tuple[Handler, int, FrameType | None]] = []
     former: dict[int, Handler] = {}
-    for number in SIGNALS:
-        handler = signal.getsignal(number)
+    for one in SIGNALS:
+        handler = signal.getsignal(one)
         if callable(handler):
-            former[number] = handler
+            former[one] = handler
 
     def restore() -> None:
         for number, handler in former.items():
@@ -42,5 +42,5 @@ def interrupts_put_off() -> Iterator[None]:
         yield
     finally:
         restore()
-        for handler, number, frame in held:
-            handler(number, frame)
+        for answer, number, frame in held:
+            answer(number, frame)
