@@ -64,7 +64,7 @@ def span(name: str) -> Iterator[None]:
     if trace is None:
         yield
         return
-    with trace.get_tracer(SCOPE_NAME).start_as_current_span(name):
+    with _timed(trace, name):
         yield
 
 
@@ -76,8 +76,7 @@ def answering_span(name: str, headers: Mapping[str, str]) -> Iterator[None]:
         yield
         return
     above = importlib.import_module("opentelemetry.propagate").extract(headers)
-    tracer = trace.get_tracer(SCOPE_NAME)
-    with tracer.start_as_current_span(name, context=above, kind=trace.SpanKind.SERVER):
+    with _timed(trace, name, context=above, kind=trace.SpanKind.SERVER):
         yield
 
 
@@ -94,6 +93,18 @@ def describe_span(facts: Mapping[str, str | int | float]) -> None:
     trace = _api()
     if trace is not None:
         trace.get_current_span().set_attributes({f"stratoscope.{name}": value for name, value in facts.items()})
+
+
+@contextmanager
+def _timed(trace: Any, name: str, **options: Any) -> Iterator[None]:  # noqa: ANN401
+    # By default the message and the traceback of an error go along, and these may quote what was asked.
+    quiet = {"record_exception": False, "set_status_on_exception": False}
+    with trace.get_tracer(SCOPE_NAME).start_as_current_span(name, **quiet, **options) as timed:
+        try:
+            yield
+        except Exception:
+            timed.set_status(trace.StatusCode.ERROR)
+            raise
 
 
 def _api() -> Any:  # noqa: ANN401 - a module that need not be installed

@@ -77,7 +77,8 @@ class Replay:
         for words in self.without:
             rest = rest.replace(words, "")
         command = instruction.arguments or ["sh", "-c", rest]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("STRATOSCOPE_")}
+        # An image has neither settings of ours nor packages from elsewhere.
+        inherited = {n: v for n, v in os.environ.items() if not n.startswith("STRATOSCOPE_") and n != "PYTHONPATH"}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         ended = subprocess.run(
             [self.moved(word) for word in command],

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -26,6 +27,7 @@ class Span:
     id: bytes
     parent: bytes
     facts: dict[str, Any]
+    failed: bool
 
 
 @dataclass
@@ -34,15 +36,16 @@ class Collector:
 
     url: str
     spans: list[Span] = field(default_factory=list)
+    received: bytes = b""
 
     def take(self, body: bytes) -> None:
+        self.received += body
         for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             named = {a.key: a.value.string_value for a in of_resource.resource.attributes}
             for span in (span for of_scope in of_resource.scope_spans for span in of_scope.spans):
                 facts = {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
-                self.spans.append(
-                    Span(named["service.name"], span.name, span.trace_id, span.span_id, span.parent_span_id, facts)
-                )
+                ids = (span.trace_id, span.span_id, span.parent_span_id)
+                self.spans.append(Span(named["service.name"], span.name, *ids, facts, failed=span.status.code == 2))
 
 
 @pytest.fixture
@@ -128,6 +131,20 @@ def test_the_spans_of_a_collection_are_one_trace_over_both_sides(collector: Coll
     assert below == {"admit", "queue", "engine", "stream"}
     in_trace = [span for span in collector.spans if span.trace == whole.trace]
     assert {"collect", "commit", "POST /v1/activations", "answer", "engine"} <= {span.name for span in in_trace}
+
+
+def test_a_request_that_fails_is_marked_and_nothing_that_it_said_is_sent(collector: Collector) -> None:
+    secret = "a-very-private-sentence"
+    with serving(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as url:
+        body = {"stimuli": [{"id": secret, "text": secret}], "capture": {"select": [99]}}
+        answer = httpx2.post(f"{url}/v1/activations?note={secret}", json=body)
+        assert answer.status_code == 422
+        assert secret in answer.json()["error"]["message"]
+    (admitting,) = [span for span in collector.spans if span.name == "admit"]
+    (answered,) = [span for span in collector.spans if span.id == admitting.parent]
+    assert admitting.failed
+    assert answered.facts["stratoscope.code"] == "invalid_selection"
+    assert secret.encode() not in collector.received
 
 
 def test_without_an_endpoint_nothing_of_opentelemetry_is_imported_and_no_header_is_sent() -> None:

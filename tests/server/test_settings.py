@@ -37,6 +37,8 @@ def test_settings_cannot_be_changed() -> None:
         (["--mod", "x"], {}, "unknown argument --mod"),
         (["--engine", "vllm", "--random-weights", "1"], {}, "--random-weights is of the engine torch, not of vllm"),
         (["--plants", "facts.json"], {}, "--plants is of the engine synthetic, not of torch"),
+        (["--engine", "synthetic", "--checkpoint-sha256", "sums"], {}, "the synthetic engine loads no checkpoint"),
+        (["--log-format", "xml"], {}, "invalid choice: 'xml'"),
         (["--host", "0.0.0.0"], {}, "can be reached from other machines: give --api-key-file"),
     ],
 )
