@@ -4,14 +4,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from stratoscope_server import problems
+from stratoscope_server import openapi, problems
 from stratoscope_server.admission import Admitted, admit
 from stratoscope_server.answer import ActivationsAnswer
 from stratoscope_server.auth import KeyRing
@@ -24,17 +24,9 @@ from stratoscope_server.problems import ApiError
 from stratoscope_server.requests import RequestContext
 from stratoscope_server.settings import Settings
 from stratoscope_server.station import Station
-from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, ErrorBody, Limits, ModelCard, Plan, __version__
+from stratoscope_wire import Limits, ModelCard, Plan, __version__
 
-BODY_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ActivationsRequest.model_json_schema()}},
-    }
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 409, 413, 414, 422, 429, 431, 503, 504)
-}
+REFUSALS: Final = openapi.errors(400, 401, 409, 413, 414, 422, 429, 431, 503)
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -75,7 +67,10 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext, metrics=metrics)
     app.include_router(_open_routes())
     # Keys are asked for on the router, so that a new route is closed unless it is put with the open ones.
-    guarded = APIRouter(dependencies=[Depends(keys)])
+    guarded = APIRouter(
+        dependencies=[Depends(keys), *openapi.bearer(needed=settings.api_key_file is not None)],
+        responses=openapi.errors(401, 414, 431, 503),
+    )
     _add_activations(guarded, station, limits_of, gate, metrics)
     _add_descriptions(guarded, station, limits_of)
     _add_service_routes(guarded, station, gate, metrics, app)
@@ -109,13 +104,13 @@ def _add_activations(
         return engine, limits, gate.enter(request.state.key, _idempotency_key(request)), body
 
     def admitted(body: bytes, request_id: str, engine: Engine, limits: Limits) -> Admitted:
-        return admit(parse_request(body, limits.max_json_depth), request_id, engine, limits)
+        return admit(parse_request(body, limits.max_json_depth, limits.max_json_values), request_id, engine, limits)
 
     @router.post(
         "/v1/activations",
         response_class=Response,
-        responses={200: {"content": {CONTENT_TYPE: {}}, "description": "an Arrow IPC stream"}, **ERRORS},
-        openapi_extra=BODY_SCHEMA,
+        responses=openapi.ARROW | REFUSALS | openapi.errors(504, 505),
+        openapi_extra=openapi.REQUEST_BODY,
         summary="Hidden states of stimuli, as an Arrow stream",
     )
     async def activations(request: Request) -> Response:
@@ -131,7 +126,9 @@ def _add_activations(
             raise
         return ActivationsAnswer(admission, place, engine, limits, metrics)
 
-    @router.post("/v1/plan", responses=ERRORS, openapi_extra=BODY_SCHEMA, summary="What a request would cost")
+    @router.post(
+        "/v1/plan", responses=REFUSALS, openapi_extra=openapi.REQUEST_BODY, summary="What a request would cost"
+    )
     async def plan(request: Request) -> Plan:
         engine, limits, place, body = await entered(request)
         with place:
@@ -163,13 +160,13 @@ def _add_service_routes(router: APIRouter, station: Station, gate: Gate, metrics
         await station.check_ready()
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", response_class=Response, responses=openapi.PROMETHEUS, summary="Prometheus metrics")
     async def prometheus() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+    async def description() -> JSONResponse:
+        return JSONResponse(openapi.document(app))
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
