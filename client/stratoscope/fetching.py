@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from stratoscope.captures import capture_columns, row_bytes, to_json
+from stratoscope.captures import capture_columns, most_rows, most_tokens, row_bytes, to_json
 from stratoscope.errors import APIConnectionError, StratoscopeError
 from stratoscope.faults import status_error, wire_error
 from stratoscope.retries import RetryPolicy
@@ -39,6 +39,9 @@ FRAMING_BYTES_PER_ROW = 2048
 
 FRAMING_BYTES_PER_VALUE = 256
 """Most that Arrow says about one column of one batch; every row may come in a batch of its own."""
+
+LARGEST_EXPANSION = 12
+"""Unicode's normal forms make a text eleven times as long at most, in UTF-8, before a tokenizer sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,4 +204,5 @@ def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], 
         headers={"X-Fingerprint": fingerprint, "Idempotency-Key": idempotency_key(request, fingerprint, asker)},
         row_bytes=row_bytes(columns, request.dtype),
         row_framing_bytes=FRAMING_BYTES_PER_ROW + FRAMING_BYTES_PER_VALUE * len(columns),
+        most_rows=sum(most_rows(request.capture, LARGEST_EXPANSION * most_tokens(s)) for s in request.stimuli),
     )

@@ -3,7 +3,14 @@
 import random
 from dataclasses import dataclass
 
-from stratoscope.errors import APIConnectionError, APIError, ConfigurationError, IncompleteAnswerError, StratoscopeError
+from stratoscope.errors import (
+    APIConnectionError,
+    APIError,
+    ConfigurationError,
+    IncompleteAnswerError,
+    RateLimitedError,
+    StratoscopeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +23,14 @@ class RetryPolicy:
         Further attempts after a failed one. An answer that was cut but brought new stimuli starts the count anew.
     base_s, cap_s
         The n-th wait is drawn from ``[0, min(cap_s, base_s * 2**n)]`` seconds.
+    max_busy_retries
+        Likewise after a 429 that says when to come back: a server that is busy has not failed.
     max_retry_after_s
         A server that asks for a longer wait than this is given up instead.
     """
 
     max_retries: int = 7
+    max_busy_retries: int = 100
     base_s: float = 0.5
     cap_s: float = 60.0
     max_retry_after_s: float = 120.0
@@ -39,11 +49,15 @@ class RetryPolicy:
         n_failures
             Failed attempts in a row, this one included.
         """
-        if not is_retryable(error) or n_failures > self.max_retries:
-            return None
         asked = error.retry_after_s if isinstance(error, APIError) else None
+        busy_s = asked if isinstance(error, RateLimitedError) and self.max_retries else None
+        if not is_retryable(error) or n_failures > (self.max_retries if busy_s is None else self.max_busy_retries):
+            return None
         if asked is not None and asked > self.max_retry_after_s:
             return None
+        if busy_s is not None:
+            # No longer than that, however often: who has waited long would hardly ever be let in.
+            return busy_s + random.uniform(0, busy_s)  # noqa: S311
         # Jitter comes on top of what the server asked for, or all its clients would come back in the same instant.
         return (asked or 0.0) + random.uniform(0, min(self.cap_s, self.base_s * 2 ** (n_failures - 1)))  # noqa: S311
 

@@ -24,11 +24,11 @@ JSON_TYPE: Final = "application/json"
 JSON_CAP_BYTES: Final = 64 << 20
 """Longest JSON accepted; a plan of a large request is the longest there is."""
 
-UNDECLARED_CAP_BYTES: Final = 4 << 30
-"""Longest stream accepted from a server that does not announce its length."""
-
 LARGEST_CAP_BYTES: Final = 16 << 30
 """Longest stream accepted whatever a server announces; it is held in memory."""
+
+MAX_DIGITS: Final = 20
+"""Of an announced length; Python refuses to read numbers of thousands of digits."""
 
 FRAMING_BYTES: Final = 1 << 20
 """Allowed in any stream on top of the activations, next to what each row may take."""
@@ -44,6 +44,8 @@ class Call:
     ----------
     row_bytes, row_framing_bytes
         Of a stream: bytes of activations per row, and at most how many more its ids and framing may take.
+    most_rows
+        Of a stream: rows that what was asked for cannot exceed, whatever a server announces.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     row_bytes: int = 0
     row_framing_bytes: int = 0
+    most_rows: int = 0
 
     @property
     def is_stream(self) -> bool:
@@ -63,10 +66,9 @@ class Call:
         if status != 200 or not self.is_stream:
             return JSON_CAP_BYTES
         declared = headers.get("x-expected-bytes", "")
-        if not (declared.isascii() and declared.isdigit()):
-            return UNDECLARED_CAP_BYTES
-        n_rows = int(declared) // self.row_bytes
-        return min(int(declared) + FRAMING_BYTES + n_rows * self.row_framing_bytes, LARGEST_CAP_BYTES)
+        announced = declared.isascii() and declared.isdigit() and len(declared) < MAX_DIGITS
+        n_rows = min(self.most_rows, int(declared) // self.row_bytes) if announced else self.most_rows
+        return min(FRAMING_BYTES + n_rows * (self.row_bytes + self.row_framing_bytes), LARGEST_CAP_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class _Receiver:
     def take(self, chunk: bytes) -> None:
         if len(self._body) + len(chunk) > self._cap:
             raise CorruptAnswerError(
-                f"{self.url} sent more than the {self._cap} bytes that its headers allow for",
+                f"{self.url} sent more than the {self._cap} bytes that the request and its headers allow for",
                 request_id=self._headers.get("x-request-id"),
             )
         self._body += chunk

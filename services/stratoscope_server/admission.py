@@ -96,9 +96,10 @@ def _encode(request: ActivationsRequest, stimulus: Stimulus, field: str, engine:
             value=n_characters,
         )
     if stimulus.token_ids is not None:
-        too_large = [token for token in stimulus.token_ids if token >= engine.card.vocab_size]
+        largest = engine.card.vocab_size - 1
+        too_large = [token for token in stimulus.token_ids if token > largest]
         if too_large:
-            fault = f"has token id {too_large[0]}; the vocabulary ends at {engine.card.vocab_size - 1}"
+            fault = f"has token id {too_large[0]}; the vocabulary ends at {largest}"
             raise _refusal(stimulus, f"{field}.token_ids", "unknown_token", fault)
         ids = np.array(stimulus.token_ids, np.int32)
         return Encoded(ids, np.zeros((len(ids), 2), np.int32))

@@ -17,6 +17,7 @@ from stratoscope_server.gate import Place
 from stratoscope_server.journal import note
 from stratoscope_server.metrics import Metrics
 from stratoscope_server.problems import ApiError
+from stratoscope_server.receipt import Receipt
 from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder
 from stratoscope_wire.encoder import Piece
 from stratoscope_wire.schema import StreamHeader
@@ -62,6 +63,7 @@ class ActivationsAnswer(Response):
         self._limits = limits
         self._metrics = metrics
         self._began = time.monotonic()
+        self._receipt = Receipt(job.prompts)
         self._encoder = StreamEncoder(
             job.columns,
             StreamHeader(
@@ -150,6 +152,7 @@ class ActivationsAnswer(Response):
         raise EngineError(code, late, status=504, retryable=True)
 
     async def _send_block(self, send: Send, block: Block) -> None:
+        self._receipt.check(block)
         for pieces in self._encoder.encode(block):
             await _send_pieces(send, pieces)
         self._place.n_sent += sum(values.nbytes for values in block.values)

@@ -11,7 +11,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from stratoscope_server import problems
+from stratoscope_server import openapi, problems
 from stratoscope_server.admission import Admitted, admit
 from stratoscope_server.answer import ActivationsAnswer
 from stratoscope_server.auth import KeyRing
@@ -26,18 +26,10 @@ from stratoscope_server.requests import RequestContext
 from stratoscope_server.routes import refuse_open_routes
 from stratoscope_server.settings import Settings
 from stratoscope_server.station import Station
-from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, ErrorBody, Limits, ModelCard, Plan, __version__
+from stratoscope_wire import Limits, ModelCard, Plan, __version__
 from stratoscope_wire.tracing import flush_tracing, span
 
-BODY_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ActivationsRequest.model_json_schema()}},
-    }
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 409, 413, 414, 422, 429, 431, 503, 504)
-}
+REFUSALS: Final = openapi.errors(400, 401, 409, 413, 414, 422, 429, 431, 503)
 # Untyped: an older FastAPI knows no such argument and takes it for one of no meaning.
 NO_TELEMETRY: Final[Any] = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 """FastAPI would send spans beside ours, and messages of failures, which may quote a request."""
@@ -90,7 +82,10 @@ def create_app(station: Station, settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext, metrics=metrics)
     app.include_router(_open_routes())
     # Keys are asked for on the router, so that a new route is closed unless it is put with the open ones.
-    guarded = APIRouter(dependencies=[Depends(keys)])
+    guarded = APIRouter(
+        dependencies=[Depends(keys), *openapi.bearer(needed=settings.api_key_file is not None)],
+        responses=openapi.errors(401, 414, 431, 503),
+    )
     _add_activations(guarded, station, limits_of, gate, metrics)
     _add_descriptions(guarded, station, limits_of)
     _add_service_routes(guarded, station, gate, metrics, app)
@@ -126,15 +121,16 @@ def _add_activations(
 
     @span("admit")
     def admitted(body: bytes, request_id: str, engine: Engine, limits: Limits) -> Admitted:
-        admission = admit(parse_request(body, limits.max_json_depth), request_id, engine, limits)
+        body_limits = (limits.max_json_depth, limits.max_json_values)
+        admission = admit(parse_request(body, *body_limits), request_id, engine, limits)
         _note_plan(admission.plan)
         return admission
 
     @router.post(
         "/v1/activations",
         response_class=Response,
-        responses={200: {"content": {CONTENT_TYPE: {}}, "description": "an Arrow IPC stream"}, **ERRORS},
-        openapi_extra=BODY_SCHEMA,
+        responses=openapi.ARROW | REFUSALS | openapi.errors(504, 505),
+        openapi_extra=openapi.REQUEST_BODY,
         summary="Hidden states of stimuli, as an Arrow stream",
     )
     async def activations(request: Request) -> Response:
@@ -150,7 +146,9 @@ def _add_activations(
             raise
         return ActivationsAnswer(admission, place, engine, limits, metrics)
 
-    @router.post("/v1/plan", responses=ERRORS, openapi_extra=BODY_SCHEMA, summary="What a request would cost")
+    @router.post(
+        "/v1/plan", responses=REFUSALS, openapi_extra=openapi.REQUEST_BODY, summary="What a request would cost"
+    )
     async def plan(request: Request) -> Plan:
         engine, limits, place, body = await entered(request)
         with place:
@@ -186,13 +184,13 @@ def _add_service_routes(router: APIRouter, station: Station, gate: Gate, metrics
         await station.check_ready()
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", response_class=Response, responses=openapi.PROMETHEUS, summary="Prometheus metrics")
     async def prometheus() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/openapi.json", include_in_schema=False, summary="The routes as OpenAPI")
-    async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+    async def description() -> JSONResponse:
+        return JSONResponse(openapi.document(app))
 
     @router.get("/docs", include_in_schema=False, summary="The routes as a page")
     async def docs() -> HTMLResponse:

@@ -5,26 +5,24 @@ from typing import Final
 
 from fastapi import Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from stratoscope_server.problems import ApiError, invalid_request
 from stratoscope_wire import ActivationsRequest
 
-STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
-ALL_BUT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]")
+MARKS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[\]{}]', re.DOTALL)
+"""Strings, of which one without an end goes on to the end of all, and what is between values."""
 
 
-def parse_request(data: bytes, max_depth: int) -> ActivationsRequest:
+def parse_request(data: bytes, max_depth: int, max_values: int) -> ActivationsRequest:
     """Parse a body.
 
     Raises
     ------
     ApiError
-        400 if it is not JSON in UTF-8, 422 if it is too deep or no such request.
+        400 if it is not JSON in UTF-8, 413 if it has too many values, 422 if it is too deep or no such request.
     """
-    if is_deeper(data, max_depth):
-        message = f"the body has more than {max_depth} objects and arrays inside one another; a request needs 5"
-        raise ApiError(422, "too_deep", message, field="body", limit=max_depth)
+    _check_shape(data, max_depth, max_values)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -32,22 +30,36 @@ def parse_request(data: bytes, max_depth: int) -> ActivationsRequest:
     try:
         return ActivationsRequest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] == "json_invalid":
-            raise ApiError(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}") from None
-        raise invalid_request(error) from None
+        raise _refusal(error) from None
 
 
-def is_deeper(data: bytes, max_depth: int) -> bool:
-    """Tell whether JSON has more than so many objects and arrays inside one another.
+def _refusal(error: ValidationError) -> ApiError:
+    if error.error_count() == 1:
+        (fault,) = error.errors(include_url=False)
+        if fault["type"] == "json_invalid":
+            return ApiError(400, "invalid_json", f"the body is not JSON: {fault['ctx']['error']}")
+    return invalid_request(error)
 
-    Done without parsing, in a few passes over the bytes: a parser would build what is to be refused.
+
+def _check_shape(data: bytes, max_depth: int, max_values: int) -> None:
+    """Refuse what is too deep or has too many values.
+
+    Done without parsing: a parser would build what is to be refused, and takes a hundred times a value's bytes for it.
     """
-    brackets = STRINGS.sub(b"", data).translate(BRACKETS).translate(None, ALL_BUT_BRACKETS)
-    for _ in range(max_depth):
-        # Takes away every innermost pair, and so one level of all that is left.
-        brackets = brackets.replace(b"[]", b"")
-    return b"[]" in brackets
+    depth, n_values = 0, 1
+    for mark in MARKS.finditer(data):
+        sign = data[mark.start() : mark.start() + 1]
+        if sign in b"[{":
+            depth += 1
+        elif sign in b"]}":
+            depth -= 1
+        n_values += sign in b",[{"
+        if depth > max_depth:
+            message = f"the body has more than {max_depth} objects and arrays inside one another; a request needs 5"
+            raise ApiError(422, "too_deep", message, field="body", limit=max_depth)
+        if n_values > max_values:
+            message = f"the body has more than {max_values} values: send fewer stimuli per request"
+            raise ApiError(413, "too_many_values", message, field="body", limit=max_values)
 
 
 async def read_body(request: Request, max_body_bytes: int) -> bytes:
@@ -56,16 +68,20 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
     Raises
     ------
     ApiError
-        413 as soon as it is too large.
+        413 as soon as it is too large, 499 if the client leaves.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_body_bytes:
         raise _too_large(max_body_bytes, int(declared))
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > max_body_bytes:
-            raise _too_large(max_body_bytes, None)
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > max_body_bytes:
+                raise _too_large(max_body_bytes, None)
+    except ClientDisconnect:
+        # Nobody reads this: it is for the log and the metrics, where it must not pass for a fault of the server.
+        raise ApiError(499, "client_gone", "the client left before its request had arrived") from None
     return bytes(data)
 
 

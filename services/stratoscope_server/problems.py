@@ -13,6 +13,8 @@ from stratoscope_server.engines.protocol import EngineError
 from stratoscope_wire import ActivationsRequest, Capture, ErrorBody, ErrorDetail, Message, SpanSelector, Stimulus
 
 MAX_LISTED_ERRORS = 10
+MAX_FAULTS = 1000
+"""Beyond so many, faults are counted but not described, which takes a kilobyte each."""
 
 
 class ApiError(Exception):
@@ -51,6 +53,9 @@ class ApiError(Exception):
 
 def invalid_request(error: ValidationError) -> ApiError:
     """Turn pydantic's findings into one 422 that names the fields."""
+    if error.error_count() > MAX_FAULTS:
+        message = f"the request has {error.error_count()} faults; a request of fewer stimuli is told what they are"
+        return ApiError(422, "invalid_request", message)
     messages: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         field, message = _path(fault["loc"]), _message(fault["type"], fault["loc"], fault["msg"])

@@ -71,6 +71,7 @@ class Settings(BaseModel):
     max_url_bytes: Positive = Field(8 << 10, description="bytes of a request's path and query")
     max_body_bytes: Positive = Field(8 << 20, description="bytes of a request body")
     max_json_depth: Positive = Field(8, description="objects and arrays inside one another in a request body")
+    max_json_values: Positive = Field(98_304, description="values in a request body, each token id among them")
     max_stimuli: Positive = Field(256, description="stimuli per request")
     max_characters_per_text: Positive = Field(49_152, description="characters per text, checked before tokenising")
     max_tokens_per_text: Positive = Field(8192, description="tokens per text; never above the model's own length")

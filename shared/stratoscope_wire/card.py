@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from typing import Self
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stratoscope_wire.sites import LAYER_SITES, SITES, Column, capture_columns
 from stratoscope_wire.version import PROTOCOL_VERSION
+
+MAX_LAYERS: Final = 10_000
+"""Of a card that is believed: lists of so many are made before anything else of a server is checked."""
 
 
 class SiteCard(BaseModel):
@@ -57,7 +60,7 @@ class ModelCard(BaseModel):
     revision: str
     architecture: str
     dtype: str
-    n_layers: int = Field(ge=1)
+    n_layers: int = Field(ge=1, le=MAX_LAYERS)
     d_model: int = Field(ge=1)
     n_heads: int = Field(ge=1)
     d_head: int = Field(ge=1)
@@ -69,6 +72,16 @@ class ModelCard(BaseModel):
     sites: tuple[SiteCard, ...]
     protocol: str = PROTOCOL_VERSION
     fingerprint: str = ""
+
+    @model_validator(mode="after")
+    def _sites_fit_the_layers(self) -> Self:
+        for site in self.sites:
+            if site.layers not in (0, self.n_layers) or len(site.hf_index) != max(1, site.layers):
+                raise ValueError(
+                    f"site {site.site!r} has {site.layers} layers and {len(site.hf_index)} indices; the model has "
+                    f"{self.n_layers} layers"
+                )
+        return self
 
     def signed(self) -> Self:
         """Return the card with its fingerprint filled in."""
@@ -112,7 +125,7 @@ class Limits(BaseModel):
 
     Attributes
     ----------
-    max_header_bytes, max_headers, max_url_bytes, max_body_bytes, max_json_depth
+    max_header_bytes, max_headers, max_url_bytes, max_body_bytes, max_json_depth, max_json_values
         Of one HTTP request.
     max_stimuli, max_characters_per_text, max_tokens_per_text, max_tokens_per_request
         Of what is asked. Characters are counted before anything is tokenised.
@@ -142,6 +155,7 @@ class Limits(BaseModel):
     max_url_bytes: int
     max_body_bytes: int
     max_json_depth: int
+    max_json_values: int
     max_stimuli: int
     max_characters_per_text: int
     max_tokens_per_text: int

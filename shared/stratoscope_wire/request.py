@@ -1,8 +1,17 @@
 """The body of ``POST /v1/activations`` and ``POST /v1/plan``: data only, unknown fields refused."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from stratoscope_wire.selectors import SPAN_NAME, Selector, SpanSelector, selector_label
 from stratoscope_wire.sites import LAYER_SITES, RESID_PRE, SITES
@@ -10,10 +19,17 @@ from stratoscope_wire.sites import LAYER_SITES, RESID_PRE, SITES
 Dtype = Literal["float32", "bfloat16", "float16"]
 """Type of the values on the wire; ``bfloat16`` travels as its 16 raw bits in uint16."""
 
-StimulusId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+StimulusId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 SpanName = Annotated[str, StringConstraints(pattern=SPAN_NAME)]
+Sites = Annotated[
+    list[str],
+    Field(min_length=1, json_schema_extra={"items": {"enum": [*SITES, RESID_PRE]}, "uniqueItems": True}),
+]
 Offset = Annotated[StrictInt, Field(ge=0)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+
+SOURCES: Final = ("text", "token_ids", "messages")
+"""What a stimulus may be given as."""
 
 
 class _Data(BaseModel):
@@ -27,6 +43,12 @@ class Message(_Data):
     content: str
 
 
+def _one_source(schema: dict[str, Any]) -> None:
+    """State in a stimulus's JSON schema that exactly one source is given."""
+    given = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in SOURCES]
+    schema["oneOf"] = given
+
+
 class Stimulus(_Data):
     """One stimulus: exactly one of ``text``, ``token_ids`` and ``messages``.
 
@@ -38,6 +60,8 @@ class Stimulus(_Data):
         Named half-open character ranges ``[start, end)`` of ``text``, in Unicode code points.
     """
 
+    model_config = ConfigDict(json_schema_extra=_one_source)
+
     id: StimulusId
     text: str | None = None
     token_ids: Annotated[list[TokenId], Field(min_length=1)] | None = None
@@ -46,7 +70,7 @@ class Stimulus(_Data):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        given = [name for name in ("text", "token_ids", "messages") if getattr(self, name) is not None]
+        given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
                 f"stimulus {self.id!r} must have exactly one of text, token_ids, messages; it has "
@@ -66,7 +90,7 @@ class Stimulus(_Data):
 class Capture(_Data):
     """What to read: sites, layers and token positions."""
 
-    sites: Annotated[list[str], Field(min_length=1)] = ["resid_post"]
+    sites: Sites = ["resid_post"]
     layers: str | list[StrictInt] = "all"
     select: Annotated[list[Selector], Field(min_length=1)] = ["last"]
 
@@ -111,7 +135,7 @@ class ActivationsRequest(_Data):
     stimuli: Annotated[list[Stimulus], Field(min_length=1)]
     capture: Capture = Field(default_factory=Capture)
     dtype: Dtype = "float32"
-    add_special_tokens: bool = True
+    add_special_tokens: StrictBool = True
 
     @model_validator(mode="after")
     def _ids_are_unique_and_spans_present(self) -> Self:

@@ -213,6 +213,7 @@ def default_limits(**changes: int) -> Limits:
         "max_headers": 64,
         "max_url_bytes": 8_000,
         "max_json_depth": 8,
+        "max_json_values": 98_304,
         "max_stimulus_bytes": None,
         "max_bytes_in_flight": 100_000_000,
         "max_running": 4,

@@ -277,6 +277,16 @@ def test_a_client_that_vanishes_gives_its_place_back_at_once(waits_for: str, sta
         assert runner.n_batches <= n_batches + 1, "nothing is computed for nobody"
 
 
+def test_a_client_that_vanishes_while_it_sends_is_no_fault_of_the_server(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start_server() as url:
+        with connect(url) as vanishing:
+            vanishing.sendall(post_bytes(body())[:-5])
+        wait_until(lambda: 'route="/v1/activations",status="499"' in httpx2.get(f"{url}/metrics").text)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_repeated_request_is_refused_while_the_first_is_being_answered(start_server: StartServer) -> None:
     runner = HeldRunner()
     headers = {"Idempotency-Key": "the-same"}

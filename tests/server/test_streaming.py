@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import httpx2
 import numpy as np
@@ -275,3 +276,28 @@ def test_a_server_answers_503_until_its_engine_is_loaded(start_server: StartServ
         while httpx2.get(f"{url}/readyz").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+NONSENSE: dict[str, Callable[[Block], Block]] = {
+    "a stimulus that is there already": lambda block: replace(block, stimulus_id=[TEXTS[0]] * len(block.stimulus_id)),
+    "a stimulus that nobody asked for": lambda block: replace(block, stimulus_id=["x"] * len(block.stimulus_id)),
+    "rows in another order": lambda block: replace(block, position=block.position[::-1].copy()),
+    "rows of other tokens": lambda block: replace(block, token_id=block.token_id + 1),
+    "rows of another selector": lambda block: replace(block, selector=["last"] * len(block.selector)),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_rows_that_are_not_those_asked_for_never_leave_the_server(nonsense: str, start_server: StartServer) -> None:
+    change = NONSENSE[nonsense]
+    runner = TamperedRunner(after=lambda index, block: change(block) if index == 2 else block)
+    request = body(select=["all"])
+    with start_server(lambda: one_by_one(runner)) as url:
+        data, whole = fetch(url, request)
+    assert not whole
+    with pytest.raises(pa.ArrowInvalid):
+        pa.ipc.open_stream(data).read_all()
+    kept, error = complete_in(data, request, runner.card)
+    assert isinstance(error, RemoteStreamError)
+    assert error.code == "invalid_block"
+    assert kept == set(TEXTS[:2])

@@ -41,6 +41,13 @@ def test_columns_come_in_one_order_however_they_are_asked_for(card: ModelCard) -
     assert card.columns(["heads", "embed"], [2, 0]) == card.columns(["embed", "heads"], [0, 2])
 
 
+@pytest.mark.parametrize("n_layers", [2, 4, 10**9])
+def test_a_card_whose_sites_do_not_fit_its_layers_is_not_believed(n_layers: int, card: ModelCard) -> None:
+    ModelCard.model_validate_json(card.model_dump_json())
+    with pytest.raises(ValidationError, match="layers"):
+        ModelCard.model_validate_json(card.model_copy(update={"n_layers": n_layers}).model_dump_json())
+
+
 @pytest.mark.parametrize(
     ("layers", "chosen"),
     [

@@ -20,6 +20,8 @@ from stratoscope_server.engines.vllm import worker as worker_module
 from stratoscope_server.engines.vllm.cpu_worker import CpuCaptureWorker
 from stratoscope_server.engines.vllm.tracker import Tracker
 
+CANARY = 0x7F
+
 
 class WatchedWorker(CpuCaptureWorker):
     """Writes down every step, and breaks one guard at a time when told to."""
@@ -82,6 +84,25 @@ class WatchedWorker(CpuCaptureWorker):
             self.undo.pop()()
         if name != "none":
             getattr(self, f"break_{name}")()
+
+    def break_canaries(self) -> None:
+        """Fill the memory of a step with canaries before anything is written to it: no guard is gone by that."""
+        staging = self.recorder._staging
+        begin = staging.begin
+
+        def begin_among_canaries(plan: Any) -> Any:
+            gathers = begin(plan)
+            for run in (run for staged in gathers for run in staged.runs):
+                run.plain.view(torch.uint8).fill_(CANARY)
+                run.pooled.view(torch.uint8).fill_(CANARY)
+            return gathers
+
+        self.patch(staging, "begin", begin_among_canaries)
+
+    def break_canaries_unwritten(self) -> None:
+        """Likewise, and do not write over them."""
+        self.break_canaries()
+        self.patch(self.recorder, "_copy", lambda _states, _staged, _run, _slot: None)
 
     def break_order(self) -> None:
         """Take the batch's rows in another order than the runner's."""
