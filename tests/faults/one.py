@@ -1,4 +1,4 @@
-"""Injects one fault, in a process of its own: `python -m tests.faults.one MODULE ID SCALE SEED ENGINE PYTHON FOLDER`."""
+"""Injects one fault, in a process of its own: `tests.faults.one MODULE ID SCALE SEED ENGINE PYTHON FOLDER`."""
 
 import importlib
 import json

@@ -40,15 +40,19 @@ class ServerProcess:
         Further flags of the command.
     program
         A module to run instead of the server command; it gets the same flags.
+    first
+        Flags of that program itself, before all others.
     """
 
-    def __init__(self, world: World, *flags: str, program: str = "stratoscope_server") -> None:
+    def __init__(
+        self, world: World, *flags: str, program: str = "stratoscope_server", first: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = world.folder / f"server-{self.port}.log"
         self._start_s = START_S[world.engine]
         self._command = [
-            world.python or sys.executable, "-m", program,
+            world.python or sys.executable, "-m", program, *first,
             "--engine", world.engine, "--port", str(self.port), *flags,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,5 +1,6 @@
 """A TCP proxy that treats connections badly, in the way it is told."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -67,30 +68,24 @@ class Link:
         if by == "rst":
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         for end in (self._client, self._server):
-            try:
-                if by == "fin":
-                    end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the other side was first
+            # A socket that a thread still reads from stays open after close(); this ends the reading.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR if by == "fin" else socket.SHUT_RD)
             end.close()
 
     def _up(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := self._client.recv(1 << 16):
                 if not self._silenced.is_set():
                     self._server.sendall(data)
             if not self._silenced.is_set():
                 self._server.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the link was ended
 
     def _down(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             for piece in self._pieces():
-                self._client.sendall(piece)
                 self.sent += piece
-        except OSError:
-            pass  # one of the two is gone; so is the other, soon
+                self._client.sendall(piece)
         if not self._silenced.is_set():
             self.end(self._conduct.by if self._is_cut() else "fin")
 

@@ -75,7 +75,7 @@ def check_tables(
     counts: Counter[str] = Counter()
     wrong: set[str] = set()
     for table in tables:
-        for row, values in _rows(table):
+        for row, values in rows_of(table):
             counts[row[0]] += 1
             if row[0] not in texts or not truth.is_true(texts[row[0]], row, values):
                 wrong.add(row[0])
@@ -117,7 +117,8 @@ def token_ids(text: str) -> tuple[int, ...]:
     return (0, *(1 + zlib.crc32(word.encode()) % 49_999 for word in WORD.findall(text)))
 
 
-def state(ids: Sequence[int], column: str, width: int) -> npt.NDArray[np.float64]:
+@lru_cache(maxsize=65536)
+def state(ids: tuple[int, ...], column: str, width: int) -> npt.NDArray[np.float64]:
     """What the synthetic model holds after these tokens, in double precision, of shape (width,)."""
     site, _, layer = column.partition(".")
     number = np.uint64(SITE_NUMBERS[site] * 1000 + int(layer or 0))
@@ -161,7 +162,7 @@ def _ids(table: pa.Table) -> list[str]:
     return ids
 
 
-def _rows(table: pa.Table | pa.RecordBatch) -> Iterable[tuple[Row, dict[str, npt.NDArray[Any]]]]:
+def rows_of(table: pa.Table | pa.RecordBatch) -> Iterable[tuple[Row, dict[str, npt.NDArray[Any]]]]:
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
     names = table.schema.names[N_KEYS:]
