@@ -30,8 +30,8 @@ MODULES: Final = (
     "tests.faults.cuts",
     "tests.faults.kills",
     "tests.faults.network",
-    "tests.faults.store",
-    "tests.faults.crash_model",
+    "tests.faults.refusals",
+    "tests.faults.crashes",
 )
 """Modules with a constant FAULTS, in the order in which they are run."""
 

@@ -95,13 +95,7 @@ def check_run(
     whole
         Whether every text must be there, or only what the ledger calls done.
     """
-    database = sqlite3.connect((run_dir / "ledger.sqlite").absolute().as_uri() + "?mode=rw", uri=True)
-    try:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        done = dict(database.execute("SELECT id, shard FROM stimulus WHERE state = 'done'").fetchall())
-        shards = [name for (name,) in database.execute("SELECT name FROM shard")]
-    finally:
-        database.close()
+    done, shards = _ledger(run_dir)
     present = [name for name in shards if (run_dir / "shards" / name).exists()]
     tables = [pq.read_table(run_dir / "shards" / name) for name in present]
     found = check_tables(tables, texts, selectors, truth)
@@ -110,6 +104,23 @@ def check_run(
     lost |= {name for name, shard in done.items() if places.get(name) != shard}
     unknown = found.there - set(done)
     return Census(found.there, len(lost), found.doubled, found.wrong + len(unknown))
+
+
+def _ledger(run_dir: Path) -> tuple[dict[str, str], list[str]]:
+    """Return what is done, by shard, and the shards; nothing if the run was killed before it had a ledger."""
+    database = sqlite3.connect(
+        (run_dir / "ledger.sqlite").absolute().as_uri() + "?mode=rw", uri=True, timeout=30, isolation_level=None
+    )
+    try:
+        # A collection may go on meanwhile: both questions are to be answered at one moment.
+        database.execute("BEGIN")
+        if not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return {}, []
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        done = dict(database.execute("SELECT id, shard FROM stimulus WHERE state = 'done'").fetchall())
+        return done, [name for (name,) in database.execute("SELECT name FROM shard")]
+    finally:
+        database.close()
 
 
 @lru_cache(maxsize=65536)

@@ -1,7 +1,0 @@
-"""To come."""
-
-from typing import Final
-
-from tests.faults.fault import Fault
-
-FAULTS: Final[tuple[Fault, ...]] = ()
