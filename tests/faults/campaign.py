@@ -31,6 +31,9 @@ MODULES: Final = (
     "tests.faults.kills",
     "tests.faults.network",
     "tests.faults.refusals",
+    "tests.faults.surroundings",
+    "tests.faults.disk",
+    "tests.faults.repairs",
     "tests.faults.crashes",
 )
 """Modules with a constant FAULTS, in the order in which they are run."""

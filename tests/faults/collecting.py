@@ -9,7 +9,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from stratoscope.errors import StratoscopeError
 from stratoscope.stimuli import StimulusTable
 from stratoscope.store import writer
 from stratoscope.store.ledger import Ledger
+from tests.faults.filling import fill
 
 BEFORE_A_SHARD: Final = ("plan", "receive")
 OF_A_SHARD: Final = ("write", "fsync file", "check", "rename", "fsync folder", "commit", "manifest")
@@ -33,18 +34,18 @@ GO: Final = "collecting"
 
 
 class Stepper:
-    """Sees every step of a collection, and ends the process at one of them as a power failure would.
+    """Sees every step of a collection, and does something at some of them, once each.
 
     Parameters
     ----------
-    fatal
-        Such as ``before rename``; empty for none. Steps of a shard count from the first shard's writing.
+    acts
+        What to do at a step such as ``before rename``. Steps of a shard count from the first shard's writing.
     trace
         Where to write the steps, a line each.
     """
 
-    def __init__(self, fatal: str, trace: Path | None) -> None:
-        self._fatal = fatal
+    def __init__(self, acts: dict[str, Callable[[], None]], trace: Path | None) -> None:
+        self._acts = acts
         self._trace = None if trace is None else trace.open("a", buffering=1)
         self._writing = False
 
@@ -79,8 +80,13 @@ class Stepper:
         self._writing = self._writing or name == "write"
         if self._trace is not None:
             self._trace.write(f"{step}\n")
-        if step == self._fatal and (self._writing or name in BEFORE_A_SHARD):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if step in self._acts and (self._writing or name in BEFORE_A_SHARD):
+            self._acts.pop(step)()
+
+
+def _die() -> None:
+    """End as a power failure would end the process."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _kind_of_sync(arguments: tuple[Any, ...]) -> str:
@@ -93,19 +99,21 @@ def main(words: list[str]) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("table", type=Path)
     parser.add_argument("--fatal", default="", help="die at this step, such as 'before rename'")
+    parser.add_argument("--full", default="", help="fill the run's file system at this step")
     parser.add_argument("--trace", type=Path, help="write the steps to this file")
     parser.add_argument("--request-bytes", type=int, default=4096)
     parser.add_argument("--shard-bytes", type=int, default=8192)
     parser.add_argument("--timeout", type=float, default=5)
+    parser.add_argument("--concurrency", type=int, default=2)
     options = parser.parse_args(words)
     table = StimulusTable.from_frame(pl.read_csv(options.table))
-    Stepper(options.fatal, options.trace).watch()
+    Stepper({options.fatal: _die, options.full: partial(fill, options.run)}, options.trace).watch()
     print(GO, flush=True)
     settings = CollectSettings(request_bytes=options.request_bytes, shard_bytes=options.shard_bytes, max_failures=10)
     try:
         with Client(options.url, timeout=options.timeout) as client:
-            collect(table, options.run, client, layers=[3, 8], settings=settings)
-    except StratoscopeError as error:
+            collect(table, options.run, client, layers=[3, 8], settings=settings, concurrency=options.concurrency)
+    except (StratoscopeError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return exits.exit_code(error)
     return exits.OK

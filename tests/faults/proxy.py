@@ -12,6 +12,15 @@ from typing import Final, Literal, Self
 
 End = Literal["fin", "rst", "silence"]
 
+
+class CutError(Exception):
+    """Raised by what meddles with a connection to end it."""
+
+    def __init__(self, by: End) -> None:
+        super().__init__(by)
+        self.by = by
+
+
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close() send RST."""
 
@@ -34,6 +43,8 @@ class Conduct:
         Largest piece.
     bytes_per_s
         Bandwidth.
+    meddle
+        Is given each piece and returns what is passed on; it may take its time, or raise `CutError`.
     """
 
     cut_after: int | None = None
@@ -42,6 +53,7 @@ class Conduct:
     latency_s: Callable[[], float] = field(default=lambda: 0.0)
     slice_bytes: int = 1 << 16
     bytes_per_s: float = float("inf")
+    meddle: Callable[[bytes], bytes] = bytes
 
 
 KIND: Final = Conduct()
@@ -82,12 +94,19 @@ class Link:
                 self._server.shutdown(socket.SHUT_WR)
 
     def _down(self) -> None:
-        with contextlib.suppress(OSError):
+        by: End = "fin"
+        try:
             for piece in self._pieces():
-                self.sent += piece
-                self._client.sendall(piece)
+                passed = self._conduct.meddle(piece)
+                self.sent += passed
+                self._client.sendall(passed)
+            by = self._conduct.by if self._is_cut() else "fin"
+        except CutError as cut:
+            by = cut.by
+        except OSError:
+            pass  # one of the two is gone; so is the other, soon
         if not self._silenced.is_set():
-            self.end(self._conduct.by if self._is_cut() else "fin")
+            self.end(by)
 
     def _pieces(self) -> Iterator[bytes]:
         while not self._is_cut() and (data := self._server.recv(1 << 16)):

@@ -44,6 +44,13 @@ class SteeredEngine:
     def status(self) -> EngineStatus:
         return self.inner.status
 
+    @property
+    def max_stimulus_bytes(self) -> int | None:
+        return self.inner.max_stimulus_bytes
+
+    def refuse(self, job: Job) -> None:
+        self.inner.refuse(job)
+
     async def start(self) -> None:
         await self.inner.start()
 
