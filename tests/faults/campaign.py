@@ -35,6 +35,7 @@ MODULES: Final = (
     "tests.faults.disk",
     "tests.faults.repairs",
     "tests.faults.crashes",
+    "tests.faults.power_failures",
 )
 """Modules with a constant FAULTS, in the order in which they are run."""
 

@@ -1,4 +1,4 @@
-"""F22: every crash of the commit protocol, and of seven worse ones that must fail; and that the real one is the model's."""
+"""F22: every crash of the commit protocol, and of worse ones that must fail; and that the real one is the model's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +69,7 @@ def _the_real_order_is_the_models(world: World) -> bool:
 
 
 def commits_in(trace: Path) -> list[tuple[str, ...]]:
-    """Return the steps of each commit of a shard, from its first writing to its entry in the ledger, each by its end."""
+    """Return the steps of each commit of a shard, from its writing to its entry in the ledger, each by its end."""
     orders: list[tuple[str, ...]] = []
     current: list[str] | None = None
     for line in trace.read_text().splitlines():

@@ -1,12 +1,13 @@
 """F2, F3, F6 and F13: answers that end early, whose footer lies, whose batches are out of order, with a bit flipped."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import pyarrow as pa
 
 from stratoscope.client import Client
-from stratoscope.errors import AnswerError, CorruptAnswerError, IncompleteAnswerError
+from stratoscope.errors import AnswerError, CorruptAnswerError
 from stratoscope_wire.checksum import batch_checksum, stream_checksum
 from tests.faults.cuts import FEW_TOKENS
 from tests.faults.fault import Fault, World
@@ -25,17 +26,14 @@ Lies = Callable[[Forged], Iterator[tuple[str, bytes]]]
 
 def end_without_a_footer(world: World) -> Tally:
     """Every part is good, HTTP ends properly, Arrow's end may be there: only the footer is missing."""
-    with staged(world, small_request(N_STIMULI), *FEW_TOKENS) as scene, Rewriter(scene.server.port) as rewriter:
-        tally = Tally()
+    tally = Tally()
+    with forging(world) as (scene, rewriter, client):
         whole = _whole(scene)
-        with patient_client(rewriter.url) as client:
-            for n_batches in range(N_STIMULI + 1):
-                for end in (True, False):
-                    forged = whole.in_order(range(n_batches)).to_bytes(end=end)
-                    rewriter.alter = _answering(forged)
-                    fetched = client.try_fetch(scene.request)
-                    tally += scene.judge(fetched, scene.ids[:n_batches])
-        return tally
+        for n_batches in range(N_STIMULI + 1):
+            for end in (True, False):
+                rewriter.alter = _answering(whole.in_order(range(n_batches)).to_bytes(end=end))
+                tally += scene.judge(client.try_fetch(scene.request), scene.ids[:n_batches])
+    return tally
 
 
 def lie_in_the_footer(world: World) -> Tally:
@@ -49,16 +47,15 @@ def disorder_the_batches(world: World) -> Tally:
 def flip_bits(world: World) -> Tally:
     """One random bit: found, or without any effect, as in the padding between Arrow's buffers."""
     tally, n_found = Tally(), 0
-    with staged(world, small_request(N_STIMULI), *FEW_TOKENS) as scene, Rewriter(scene.server.port) as rewriter:
-        with patient_client(rewriter.url) as client:
-            body = _body(scene)
-            for _ in range(world.pick(100, 1000)):
-                bit = world.random.randrange(8 * len(body))
-                flipped = bytearray(body)
-                flipped[bit // 8] ^= 1 << bit % 8
-                rewriter.alter = _answering(bytes(flipped))
-                found, outcome = _flip(scene, client, bit)
-                tally, n_found = tally + outcome, n_found + found
+    with forging(world) as (scene, rewriter, client):
+        body = _body(scene)
+        for _ in range(world.pick(100, 1000)):
+            bit = world.random.randrange(8 * len(body))
+            flipped = bytearray(body)
+            flipped[bit // 8] ^= 1 << bit % 8
+            rewriter.alter = _answering(bytes(flipped))
+            found, outcome = _flip(scene, client, bit)
+            tally, n_found = tally + outcome, n_found + found
     print(f"{n_found} found, {tally.injected - n_found} without effect")
     return tally
 
@@ -78,21 +75,29 @@ def _flip(scene: Scene, client: Client, bit: int) -> tuple[bool, Tally]:
 def _refused(world: World, lies: Lies) -> Tally:
     """Every lie must be called corrupt, and nothing of the answer kept."""
     tally = Tally()
-    with staged(world, small_request(N_STIMULI), *FEW_TOKENS) as scene, Rewriter(scene.server.port) as rewriter:
-        with patient_client(rewriter.url) as client:
-            whole = _whole(scene)
-            rewriter.alter = _answering(whole.to_bytes())
-            assert client.try_fetch(scene.request).error is None, "what is put together truthfully must be accepted"
-            for name, body in lies(whole):
-                rewriter.alter = _answering(body)
-                fetched = client.try_fetch(scene.request)
-                good = isinstance(fetched.error, CorruptAnswerError) and not fetched.batches
-                if name.endswith("(a cut)"):
-                    good = isinstance(fetched.error, IncompleteAnswerError)
-                if not good:
-                    print(f"{name}: error {fetched.error!r}, {len(fetched.batches)} batches kept", flush=True)
-                tally += Tally(1, int(good), wrong=int(fetched.error is None))
+    with forging(world) as (scene, rewriter, client):
+        whole = _whole(scene)
+        rewriter.alter = _answering(whole.to_bytes())
+        assert client.try_fetch(scene.request).error is None, "what is put together truthfully must be accepted"
+        for name, body in lies(whole):
+            rewriter.alter = _answering(body)
+            fetched = client.try_fetch(scene.request)
+            good = isinstance(fetched.error, CorruptAnswerError) and not fetched.batches
+            if not good:
+                print(f"{name}: error {fetched.error!r}, {len(fetched.batches)} batches kept", flush=True)
+            tally += Tally(1, int(good), wrong=int(fetched.error is None))
     return tally
+
+
+@contextmanager
+def forging(world: World) -> Iterator[tuple[Scene, Rewriter, Client]]:
+    """A scene, a proxy that forges answers, and a client behind it."""
+    with (
+        staged(world, small_request(N_STIMULI), *FEW_TOKENS) as scene,
+        Rewriter(scene.server.port) as rewriter,
+        patient_client(rewriter.url) as client,
+    ):
+        yield scene, rewriter, client
 
 
 def _footer_lies(whole: Forged) -> Iterator[tuple[str, bytes]]:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -39,7 +39,7 @@ class Site:
     folder: Path
     url: str
     texts: Mapping[str, str]
-    truth: Truth = SyntheticTruth()
+    truth: Truth = field(default_factory=SyntheticTruth)
 
     @classmethod
     def make(cls, folder: Path, url: str, n_stimuli: int) -> "Site":

@@ -1,7 +1,7 @@
 """F31: a long collection with one fault a second; then all must be there, and nothing may have grown.
 
-In the first half of the stimuli every fault is drawn, SIGKILL of either side included, and what ended is started
-again. In the second half only faults that processes live through are drawn, so that their memory can be watched.
+In the first quarter of the stimuli every fault is drawn, SIGKILL of either side included, and what ended is started
+again. After that only faults that processes live through are drawn, so that their memory can be watched.
 """
 
 import signal
@@ -112,7 +112,7 @@ class Soak:
             if time.monotonic() - since > NO_PROGRESS_S:
                 self.hangs += 1
                 return
-            self._inject(calm=n_done >= len(self.site.texts) / 2)
+            self._inject(calm=n_done >= len(self.site.texts) / 4)
         self.hangs += int(time.monotonic() >= deadline)
 
     def n_done(self) -> int:
@@ -135,7 +135,7 @@ class Soak:
         return False
 
     def _inject(self, *, calm: bool) -> None:
-        kind = self.world.random.choice(ON_THE_WIRE if calm else ON_THE_WIRE + ENDING)
+        kind = self.world.random.choice(ON_THE_WIRE if calm else 2 * ON_THE_WIRE + ENDING)
         if kind in ON_THE_WIRE or kind == "flip":
             self.weather.waiting.append(kind)
         else:
@@ -189,7 +189,7 @@ def soak(world: World) -> Tally:
 
 
 def _has_grown(run: Soak) -> bool:
-    assert run.memories is not None, "the second half was to be watched"
+    assert run.memories is not None, "the calmer part was to be watched"
     grown = False
     for side, memory in zip(("server", "client"), run.memories, strict=True):
         slope = memory.slope(WARM_UP_S)
