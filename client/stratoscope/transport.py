@@ -14,6 +14,7 @@ from stratoscope.connection import Connection
 from stratoscope.errors import CorruptAnswerError, StratoscopeError
 from stratoscope.faults import NETWORK_ERRORS, network_error
 from stratoscope_wire import CONTENT_TYPE
+from stratoscope_wire.digest import DIGEST_HEADER, content_digest
 
 JSON_TYPE: Final = "application/json"
 
@@ -51,6 +52,13 @@ class Call:
     def is_stream(self) -> bool:
         """Whether an Arrow stream is expected, rather than JSON."""
         return self.row_bytes > 0
+
+    @property
+    def content_headers(self) -> dict[str, str]:
+        """What is said of the body: its type, and a digest by which the server knows one that was damaged."""
+        if self.body is None:
+            return {}
+        return {"Content-Type": JSON_TYPE, DIGEST_HEADER: content_digest(self.body)}
 
     def cap_bytes(self, status: int, headers: Mapping[str, str]) -> int:
         """Return how many bytes of an answer are accepted, given its status and headers."""
@@ -162,5 +170,4 @@ def content_type_error(answer: Answer, expected: str) -> StratoscopeError | None
 
 def _headers(connection: Connection, call: Call) -> dict[str, str]:
     accept = CONTENT_TYPE if call.is_stream else JSON_TYPE
-    content = {} if call.body is None else {"Content-Type": JSON_TYPE}
-    return {**connection.headers, "Accept": accept, **content, **call.headers}
+    return {**connection.headers, "Accept": accept, **call.content_headers, **call.headers}

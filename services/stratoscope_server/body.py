@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from stratoscope_server.problems import ApiError, invalid_request
 from stratoscope_wire import ActivationsRequest
+from stratoscope_wire.digest import DIGEST_HEADER, is_contradicted
 
 STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
@@ -56,7 +57,7 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
     Raises
     ------
     ApiError
-        413 as soon as it is too large.
+        413 as soon as it is too large; 400 if it is not the one that its ``Content-Digest`` describes.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_body_bytes:
@@ -66,7 +67,13 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
         data += chunk
         if len(data) > max_body_bytes:
             raise _too_large(max_body_bytes, None)
-    return bytes(data)
+    body = bytes(data)
+    if is_contradicted(request.headers.get(DIGEST_HEADER, ""), body):
+        message = (
+            f"the body is not the one that its {DIGEST_HEADER} describes: it was damaged on the way, send it again"
+        )
+        raise ApiError(400, "body_damaged", message, field=DIGEST_HEADER)
+    return body
 
 
 def _too_large(limit: int, value: int | None) -> ApiError:

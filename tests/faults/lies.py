@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
 
+from stratoscope.captures import to_json
 from stratoscope.client import Client
-from stratoscope.errors import AnswerError, CorruptAnswerError
+from stratoscope.errors import AnswerError, APIError, CorruptAnswerError
 from stratoscope_wire.checksum import batch_checksum, stream_checksum
 from tests.faults.cuts import FEW_TOKENS
 from tests.faults.fault import Fault, World
@@ -51,18 +53,36 @@ def flip_bits(world: World) -> Tally:
         body = _body(scene)
         for _ in range(world.pick(100, 1000)):
             bit = world.random.randrange(8 * len(body))
-            flipped = bytearray(body)
-            flipped[bit // 8] ^= 1 << bit % 8
-            rewriter.alter = _answering(bytes(flipped))
+            rewriter.alter = _answering(_flipped(body, bit))
             found, outcome = _flip(scene, client, bit)
             tally, n_found = tally + outcome, n_found + found
     print(f"{n_found} found, {tally.injected - n_found} without effect")
     return tally
 
 
+def flip_bits_of_requests(world: World) -> Tally:
+    """One random bit on the way to the server: another text must not be answered as if it were the one asked about."""
+    tally, n_found = Tally(), 0
+    with forging(world) as (scene, rewriter, client):
+        n_bits = 8 * len(to_json(scene.request))
+        for _ in range(world.pick(100, 1000)):
+            bit = world.random.randrange(n_bits)
+            rewriter.alter_request = partial(_flipped, bit=bit)
+            found, outcome = _flip(scene, client, bit)
+            tally, n_found = tally + outcome, n_found + found
+    print(f"{n_found} found, {tally.injected - n_found} without effect")
+    return tally
+
+
+def _flipped(body: bytes, bit: int) -> bytes:
+    flipped = bytearray(body)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
 def _flip(scene: Scene, client: Client, bit: int) -> tuple[bool, Tally]:
     fetched = client.try_fetch(scene.request)
-    found = isinstance(fetched.error, AnswerError)
+    found = isinstance(fetched.error, AnswerError | APIError)
     came = pa.Table.from_batches(fetched.batches, scene.table.schema)
     whole = {name for batch in fetched.batches for name in batch.column(0).to_pylist()} == set(scene.ids)
     wrong = not agrees(came, scene.table)
@@ -191,5 +211,6 @@ FAULTS: Final = (
     Fault("F2", "the answer ends early, properly, without a footer", end_without_a_footer),
     Fault("F3", "every lie in footer and header", lie_in_the_footer),
     Fault("F6", "batches doubled, missing, swapped, renumbered", disorder_the_batches),
-    Fault("F13", "a random bit flipped in the body", flip_bits, full_s=600),
+    Fault("F13", "a random bit flipped in an answer", flip_bits, full_s=600),
+    Fault("F13R", "a random bit flipped in a request", flip_bits_of_requests, full_s=600),
 )

@@ -30,7 +30,12 @@ class _Handler(BaseHTTPRequestHandler):
         owner = cast("_Listener", self.server).owner
         length = int(self.headers.get("Content-Length", 0))
         connection = http.client.HTTPConnection("127.0.0.1", owner.port, timeout=60)
-        connection.request(self.command, self.path, self.rfile.read(length), dict(self.headers))
+        connection.request(
+            self.command,
+            self.path,
+            owner.alter_request(self.rfile.read(length)) if length else None,
+            dict(self.headers),
+        )
         answer = connection.getresponse()
         try:
             body = answer.read()
@@ -61,13 +66,14 @@ class Rewriter:
 
     Attributes
     ----------
-    alter
-        What is done to the body of an answer with activations.
+    alter, alter_request
+        What is done to the body of an answer with activations, and of a request; the length of the latter must stay.
     """
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.alter: Callable[[bytes], bytes] = bytes
+        self.alter_request: Callable[[bytes], bytes] = bytes
         self._listener = _Listener(("127.0.0.1", 0), _Handler)
         self._listener.owner = self
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
