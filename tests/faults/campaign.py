@@ -41,6 +41,9 @@ MODULES: Final = (
 
 TAIL_LINES: Final = 25
 
+PATIENCE: Final = {"synthetic": 1, "torch": 3, "vllm": 10}
+"""How much longer a fault may take with an engine that takes long to start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -114,7 +117,7 @@ def _run(module: str, fault: Fault, options: argparse.Namespace) -> Outcome:
             [sys.executable, "-m", "tests.faults.one", *words],
             cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        hung = not _ends(process, fault.limit_s(options.scale))
+        hung = not _ends(process, fault.limit_s(options.scale) * PATIENCE[options.engine])
         _end_group(process)
     outcome = _outcome(fault, folder, time.monotonic() - began, hung=hung)
     if outcome.tally.is_clean:

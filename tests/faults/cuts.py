@@ -8,19 +8,16 @@ from tests.faults.fault import Fault, World
 from tests.faults.proxy import Conduct, End, Proxy
 from tests.faults.replay import Replay, record
 from tests.faults.rewriter import Rewriter
-from tests.faults.scene import Scene, patient_client, small_request, staged, try_through
+from tests.faults.scene import Scene, few_tokens, patient_client, small_request, staged, try_through
 from tests.faults.stream_reading import body_of, message_ends, raw_offset
 from tests.faults.tally import Tally
-
-FEW_TOKENS: Final = ("--max-batch-tokens", "4")
-"""A batch per stimulus."""
 
 LARGE_ROWS: Final = 4224
 """Rows of 62 columns of 64 values that make 64 MiB."""
 
 
 def cut_at_every_byte(world: World) -> Tally:
-    with staged(world, small_request(), *FEW_TOKENS) as scene, Proxy(scene.server.port) as proxy:
+    with staged(world, small_request(), *few_tokens(world)) as scene, Proxy(scene.server.port) as proxy:
         raw = _recorded(scene, proxy)
         step = world.pick(9, 1) if world.engine == "synthetic" else 25
         return _cut(scene, proxy, [(offset, "fin") for offset in range(1, len(raw), step)])
@@ -36,7 +33,7 @@ def cut_a_large_answer(world: World) -> Tally:
 
 
 def cut_between_messages(world: World) -> Tally:
-    with staged(world, small_request(), *FEW_TOKENS) as scene:
+    with staged(world, small_request(), *few_tokens(world)) as scene:
         with Proxy(scene.server.port) as proxy:
             raw = _recorded(scene, proxy)
             ends = message_ends(body_of(raw))

@@ -7,13 +7,13 @@ import polars as pl
 import pyarrow as pa
 
 from stratoscope.errors import IncompleteAnswerError, ServerError
-from tests.faults.cuts import FEW_TOKENS
+from stratoscope_wire import ActivationsRequest
 from tests.faults.fault import Fault, World
 from tests.faults.replay import exchange
 from tests.faults.rewriter import Rewriter
-from tests.faults.scene import Scene, patient_client, small_request, staged
+from tests.faults.scene import Scene, few_tokens, patient_client, small_request, staged
 from tests.faults.steered_server import MARKS
-from tests.faults.stream_reading import body_of, complete_stimuli
+from tests.faults.stream_reading import batches_of, body_of, complete_stimuli
 from tests.faults.tally import Tally, one
 
 STEERED: Final = "tests.faults.steered_server"
@@ -21,20 +21,23 @@ N_STIMULI: Final = 5
 
 
 def fail_at_every_block(world: World) -> Tally:
-    with staged(world, small_request(N_STIMULI), *FEW_TOKENS, program=STEERED) as scene:
-        return sum((_fail_at(scene, kind, block) for kind in MARKS for block in range(N_STIMULI + 1)), Tally())
+    with staged(world, request(), *few_tokens(world), program=STEERED) as scene:
+        blocks = [batch.column(0).unique().to_pylist() for batch, _ in batches_of(body_of(_ask(scene, request())))]
+        assert len(blocks) >= 3, f"the answer was to come in several blocks, not in {len(blocks)}"
+        # The last one is a block that never comes: the engine fails after all others.
+        places = range(len(blocks) + 1)
+        return sum((_fail_at(scene, kind, place, blocks) for kind in MARKS for place in places), Tally())
 
 
 def read_failed_answers_plainly(world: World) -> Tally:
     """No reader of Arrow streams may take a failed answer for a whole one, even if a proxy ends its body properly."""
     tally = Tally()
     with (
-        staged(world, small_request(N_STIMULI), *FEW_TOKENS, program=STEERED) as scene,
+        staged(world, small_request(N_STIMULI), *few_tokens(world), program=STEERED) as scene,
         Rewriter(scene.server.port) as rewriter,
     ):
         for block in range(1, N_STIMULI):
-            request = small_request(N_STIMULI, mark=f"~raise@{block}")
-            body = request.model_dump_json(exclude_none=True).encode()
+            body = small_request(N_STIMULI, mark=f"~raise@{block}").model_dump_json(exclude_none=True).encode()
             for url in (scene.server.url, rewriter.url):
                 raw = exchange(url, "POST", "/v1/activations", body)
                 assert raw.startswith(b"HTTP/1.1 200 "), "it must fail after its first byte"
@@ -43,26 +46,33 @@ def read_failed_answers_plainly(world: World) -> Tally:
     return tally
 
 
-def _fail_at(scene: Scene, kind: str, block: int) -> Tally:
-    # Block N_STIMULI is one that never comes: the engine fails after its last.
-    request = small_request(N_STIMULI, mark=f"~{kind}@{block}")
-    raw = exchange(scene.server.url, "POST", "/v1/activations", request.model_dump_json(exclude_none=True).encode())
+def _fail_at(scene: Scene, kind: str, place: int, blocks: list[list[str]]) -> Tally:
+    mark = f"~{kind}@{place}"
+    raw = _ask(scene, request(mark))
     status = int(raw.split(b" ", 2)[1])
     with patient_client(scene.server.url) as client:
-        fetched = client.try_fetch(request)
-    kept = [name for batch in fetched.batches for name in batch.column(0).unique().to_pylist()]
-    sent = complete_stimuli(raw)
-    expected = [stimulus.id for stimulus in request.stimuli][: min(block, N_STIMULI)]
-    complete_and_told = sorted(kept) == sorted(sent) == sorted(expected)
+        fetched = client.try_fetch(request(mark))
+    kept = {name for batch in fetched.batches for name in batch.column(0).unique().to_pylist()}
+    sent = set(complete_stimuli(raw))
+    expected = {name + mark for block in blocks[:place] for name in block}
     typed = isinstance(fetched.error, ServerError if status >= 500 else IncompleteAnswerError)
-    if block == N_STIMULI and not typed:
+    if place == len(blocks) and not typed:
         # Everything had come when it failed: nothing is missing, so nothing is to be told.
         typed = fetched.error is None
-    truthful = (status >= 500) == (block == 0) or kind in ("nan", "shape", "early")
-    good = complete_and_told and typed and truthful
+    truthful = (status >= 500) == (place == 0) or kind in ("nan", "shape", "early")
+    good = kept == sent == expected and typed and truthful
     if not good:
-        print(f"{kind}@{block}: status {status}, kept {kept}, sent {sent}, error {fetched.error!r}", flush=True)
-    return Tally(1, int(good), lost=len(set(expected) - set(kept)), wrong=len(set(kept) - set(expected)))
+        print(f"{mark}: status {status}, kept {kept}, sent {sent}, error {fetched.error!r}", flush=True)
+    return Tally(1, int(good), lost=len(expected - kept), wrong=len(kept - expected))
+
+
+def request(mark: str = "") -> ActivationsRequest:
+    """Stimuli that are too long to be computed together."""
+    return small_request(N_STIMULI, mark=mark, repeat=6)
+
+
+def _ask(scene: Scene, wanted: ActivationsRequest) -> bytes:
+    return exchange(scene.server.url, "POST", "/v1/activations", wanted.model_dump_json(exclude_none=True).encode())
 
 
 def _raises(read: Callable[[bytes], Any], body: bytes) -> bool:

@@ -10,7 +10,7 @@ from tests.faults.engine import STEERED
 from tests.faults.fault import Fault, World
 from tests.faults.processes import ServerProcess
 from tests.faults.recorded_truth import RecordedTruth
-from tests.faults.scene import MODEL_FLAGS
+from tests.faults.scene import MODEL_FLAGS, few_tokens
 from tests.faults.site import Site
 from tests.faults.tally import Tally
 
@@ -69,7 +69,7 @@ def kill_the_server(world: World) -> Tally:
     """The server dies in the middle of an answer and comes back; the client goes on by itself."""
     tally = Tally()
     n_kills = world.pick(3, 50) if world.engine == "synthetic" else world.pick(1, 3)
-    flags = (*MODEL_FLAGS[world.engine], "--max-batch-tokens", "16")
+    flags = (*MODEL_FLAGS[world.engine], *few_tokens(world))
     with ServerProcess(world, *flags, program=STEERED, first=("--pace", "0.05")) as server:
         site = Site.make(world.folder / "site", server.url, 60 * n_kills)
         if world.engine != "synthetic":

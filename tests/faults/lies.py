@@ -11,12 +11,11 @@ from stratoscope.captures import to_json
 from stratoscope.client import Client
 from stratoscope.errors import AnswerError, APIError, CorruptAnswerError
 from stratoscope_wire.checksum import batch_checksum, stream_checksum
-from tests.faults.cuts import FEW_TOKENS
 from tests.faults.fault import Fault, World
 from tests.faults.forging import Forged
 from tests.faults.replay import exchange
 from tests.faults.rewriter import Rewriter
-from tests.faults.scene import Scene, agrees, patient_client, small_request, staged
+from tests.faults.scene import Scene, agrees, few_tokens, patient_client, small_request, staged
 from tests.faults.stream_reading import body_of
 from tests.faults.tally import Tally
 
@@ -113,7 +112,7 @@ def _refused(world: World, lies: Lies) -> Tally:
 def forging(world: World) -> Iterator[tuple[Scene, Rewriter, Client]]:
     """A scene, a proxy that forges answers, and a client behind it."""
     with (
-        staged(world, small_request(N_STIMULI), *FEW_TOKENS) as scene,
+        staged(world, small_request(N_STIMULI), *few_tokens(world)) as scene,
         Rewriter(scene.server.port) as rewriter,
         patient_client(rewriter.url) as client,
     ):

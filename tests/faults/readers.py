@@ -6,11 +6,10 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from tests.faults.cuts import FEW_TOKENS
 from tests.faults.fault import Fault, World
 from tests.faults.replay import exchange
 from tests.faults.rewriter import Rewriter
-from tests.faults.scene import small_request, sorted_table, staged
+from tests.faults.scene import few_tokens, small_request, sorted_table, staged
 from tests.faults.stream_reading import HEAD_END, body_of
 from tests.faults.tally import Tally, one
 
@@ -18,7 +17,7 @@ from tests.faults.tally import Tally, one
 def read_a_good_answer_plainly(world: World) -> Tally:
     """The footer must not be in the way: the same table, no row more."""
     tally = Tally()
-    with staged(world, small_request(), *FEW_TOKENS) as scene, Rewriter(scene.server.port) as rewriter:
+    with staged(world, small_request(), *few_tokens(world)) as scene, Rewriter(scene.server.port) as rewriter:
         request = scene.request.model_dump_json(exclude_none=True).encode()
         for url in (scene.server.url, rewriter.url):
             body = body_of(exchange(url, "POST", "/v1/activations", request))
@@ -32,7 +31,7 @@ def read_a_good_answer_plainly(world: World) -> Tally:
 
 def ask_over_http_1_0(world: World) -> Tally:
     """There a cut answer would end like a whole one."""
-    with staged(world, small_request(), *FEW_TOKENS) as scene:
+    with staged(world, small_request(), *few_tokens(world)) as scene:
         request = scene.request.model_dump_json(exclude_none=True).encode()
         raw = exchange(scene.server.url, "POST", "/v1/activations", request, version="1.0")
         head, _, body = raw.partition(HEAD_END)

@@ -111,9 +111,14 @@ def sorted_table(table: pa.Table) -> pa.Table:
     return table.combine_chunks().sort_by([(name, "ascending") for name in ("stimulus_id", "selector", "position")])
 
 
-def small_request(n_stimuli: int = 4, *, mark: str = "") -> ActivationsRequest:
-    """Stimuli of different lengths, one layer, one or several rows each."""
-    texts = [" ".join(WORDS[: 2 + 2 * k]) for k in range(n_stimuli)]
+def few_tokens(world: World) -> tuple[str, str]:
+    """Flags that make a batch of every stimulus, or of as few as the engine can."""
+    return "--max-batch-tokens", "64" if world.engine == "vllm" else "4"
+
+
+def small_request(n_stimuli: int = 4, *, mark: str = "", repeat: int = 1) -> ActivationsRequest:
+    """Stimuli of different lengths, one layer, a row each."""
+    texts = [" ".join(WORDS[: 2 + 2 * k] * repeat) for k in range(n_stimuli)]
     return ActivationsRequest(
         stimuli=[Stimulus(id=f"s{k}{mark}", text=text) for k, text in enumerate(texts)],
         capture=Capture(sites=["resid_post"], layers=[3], select=["last"]),
