@@ -57,7 +57,7 @@ faults: setup ## every fault injected, every one survived; SCALE=small is what C
 	$(BIN)/python -m tests.faults.campaign --scale $(SCALE)
 
 soak: setup ## 20,000 stimuli with one fault a second, and the memory of both sides
-	$(BIN)/python -m tests.faults.campaign --scale full --modules tests.faults.soak
+	$(BIN)/python -m tests.faults.campaign --scale full --only F31
 
 check: setup ## format, lint, types, and each distribution alone in an empty environment
 	$(BIN)/ruff format --check .

@@ -36,6 +36,7 @@ MODULES: Final = (
     "tests.faults.repairs",
     "tests.faults.crashes",
     "tests.faults.power_failures",
+    "tests.faults.soak",
 )
 """Modules with a constant FAULTS, in the order in which they are run."""
 

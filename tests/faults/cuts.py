@@ -49,9 +49,8 @@ def _cut(scene: Scene, proxy: Proxy, cuts: list[tuple[int, End]]) -> Tally:
         client.model()
         for offset, by in cuts:
             proxy.treat(Conduct(cut_after=offset, by=by))
-            _, outcome = try_through(scene, proxy, client)
+            tally += try_through(scene, proxy, client, exactly=by == "fin")
             assert len(proxy.links[-1].sent) == offset, "the cut must be where it was to be"
-            tally += outcome
     return tally
 
 

@@ -46,25 +46,30 @@ class Scene:
     def ids(self) -> tuple[str, ...]:
         return tuple(stimulus.id for stimulus in self.request.stimuli)
 
-    def judge(self, fetched: Fetched, sent: Sequence[str] | None, seconds: float = 0.0) -> Tally:
+    def judge(self, fetched: Fetched, sent: Sequence[str], seconds: float = 0.0, *, exactly: bool = True) -> Tally:
         """Hold what came of one attempt against the truth.
 
         Parameters
         ----------
         sent
-            Stimuli that got through whole; ``None`` where that cannot be told, and any number of them may be kept.
+            Stimuli that got through whole.
+        exactly
+            Whether all of them must have been kept; a reset may take away what was on its way.
         """
-        kept = [name for batch in fetched.batches for name in batch.column(0).unique().to_pylist()]
-        came = pa.Table.from_batches(fetched.batches, self.table.schema) if fetched.batches else self.table.slice(0, 0)
-        wrong = 0 if agrees(came, self.table) else 1
-        lost = 0 if sent is None else len(set(sent) - set(kept))
-        unproved = 0 if sent is None else len(set(kept) - set(sent))
-        doubled = len(kept) - len(set(kept))
-        short = (fetched.error is None) != (set(kept) == set(self.ids))
+        came = pa.Table.from_batches(fetched.batches, self.table.schema)
+        kept = set(came.column(0).to_pylist())
+        keys = [*zip(*(came.column(index).to_pylist() for index in range(3)), strict=True)]
+        doubled = len(keys) - len(set(keys))
+        wrong = int(not agrees(came, self.table))
+        lost = len(set(sent) - kept) if exactly else 0
+        unproved = len(kept - set(sent))
+        short = (fetched.error is None) != (kept == set(self.ids))
         hung = seconds > PATIENCE_S
         good = not (wrong or lost or unproved or doubled or short or hung)
         if not good:
-            print(f"kept {kept}, sent {sent}, error {fetched.error!r}, wrong {wrong}, {seconds:.1f} s", flush=True)
+            print(
+                f"kept {sorted(kept)}, sent {sent}, error {fetched.error!r}, wrong {wrong}, {seconds:.1f} s", flush=True
+            )
         return Tally(1, int(good), lost, doubled, wrong, int(hung))
 
 
@@ -91,12 +96,12 @@ def patient_client(url: str) -> Client:
     return Client(url, max_retries=RetryPolicy(0), timeout=PATIENCE_S / 4)
 
 
-def try_through(scene: Scene, proxy: Proxy, client: Client) -> tuple[Fetched, Tally]:
+def try_through(scene: Scene, proxy: Proxy, client: Client, *, exactly: bool) -> Tally:
     """Fetch once through a proxy and hold what was kept against what the proxy let through."""
     began = time.monotonic()
     fetched = client.try_fetch(scene.request)
     seconds = time.monotonic() - began
-    return fetched, scene.judge(fetched, complete_stimuli(bytes(proxy.links[-1].sent)), seconds)
+    return scene.judge(fetched, complete_stimuli(bytes(proxy.links[-1].sent)), seconds, exactly=exactly)
 
 
 def agrees(came: pa.Table, whole: pa.Table) -> bool:

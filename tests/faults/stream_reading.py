@@ -10,14 +10,11 @@ HEAD_END: Final = b"\r\n\r\n"
 
 def body_of(raw: bytes) -> bytes:
     """Return what came of a chunked body, given the bytes on the wire from the status line on."""
-    _, found, rest = raw.partition(HEAD_END)
     pieces = []
-    while found and rest:
-        size, line, rest = rest.partition(b"\r\n")
-        if not line or not int(size, 16):
-            break
-        pieces.append(rest[: int(size, 16)])
-        rest = rest[int(size, 16) + 2 :]
+    at = raw.find(HEAD_END) + len(HEAD_END) if HEAD_END in raw else len(raw)
+    while (line := raw.find(b"\r\n", at)) > at and (size := int(raw[at:line], 16)):
+        pieces.append(raw[line + 2 : line + 2 + size])
+        at = line + 2 + size + 2
     return b"".join(pieces)
 
 
