@@ -59,7 +59,7 @@ class Stepper:
             (Ledger, "commit_shard", "commit"),
             (writer.RunWriter, "write_manifest", "manifest"),
         ):
-            self._around(owner, attribute, lambda _, name=name: name)
+            self._around(owner, attribute, partial(_always, name))
         self._around(os, "fsync", _kind_of_sync)
 
     def _around(self, owner: Any, attribute: str, name_of: Callable[[tuple[Any, ...]], str]) -> None:
@@ -87,6 +87,10 @@ class Stepper:
 def _die() -> None:
     """End as a power failure would end the process."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _always(name: str, _: tuple[Any, ...]) -> str:
+    return name
 
 
 def _kind_of_sync(arguments: tuple[Any, ...]) -> str:

@@ -76,7 +76,7 @@ def _recorded(scene: Scene, proxy: Proxy) -> bytes:
 
 def large_request(n_rows: int) -> ActivationsRequest:
     """Every site and layer of the synthetic model; a stimulus has up to 24 rows."""
-    stimuli = []
+    stimuli: list[Stimulus] = []
     while n_rows:
         n_tokens = min(n_rows, 24)
         words = [f"word{len(stimuli)}", *(f"of{k}" for k in range(n_tokens - 2))][: n_tokens - 1]

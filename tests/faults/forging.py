@@ -25,7 +25,7 @@ class Forged:
     @classmethod
     def of(cls, body: bytes) -> Self:
         reader = pa.ipc.open_stream(body)
-        parts = []
+        parts: list[tuple[pa.RecordBatch, Metadata]] = []
         while True:
             try:
                 batch, metadata = reader.read_next_batch_with_custom_metadata()

@@ -24,11 +24,14 @@ from tests.faults.tally import Tally, one
 
 LOCKED_S: Final = 1.0
 
+PACE: Final = ("--pace", "0.5")
+"""So slow that a collection is still in its middle when it is disturbed there."""
+
 
 def write_to_a_run_twice(world: World) -> Tally:
     """The first writer is halted in the middle, so that whatever changes is the second one's doing."""
     tally = Tally()
-    with ServerProcess(world, program=STEERED, first=("--pace", "0.05")) as server:
+    with ServerProcess(world, program=STEERED, first=PACE) as server:
         site = Site.make(world.folder / "site", server.url, 240)
         first = site.start("--timeout", "30")
         try:
@@ -36,9 +39,19 @@ def write_to_a_run_twice(world: World) -> Tally:
                 assert first.poll() is None, "the first client must still be at work"
                 time.sleep(0.05)
             first.send_signal(signal.SIGSTOP)
+            assert first.poll() is None, "it must be halted in the middle"
             before = digests(site.run)
             tally += one(_writer_is_refused_at_once(site))
-            command = ["collect", site.table, "--out", site.run, "--server", server.url, "--layers", "3,8"]
+            command: list[str | Path] = [
+                "collect",
+                site.table,
+                "--out",
+                site.run,
+                "--server",
+                server.url,
+                "--layers",
+                "3,8",
+            ]
             second = run_client([*command, "--sites", "resid_post"])
             print(second.stderr, flush=True)
             tally += one(second.returncode == exits.LOCKED and "writing to the run" in second.stderr)
@@ -69,7 +82,7 @@ def swap_the_model(world: World) -> Tally:
     plants = world.folder / "plants.json"
     plants.write_text('{"n_layers": 12, "facts": []}')
     for number in range(world.pick(1, 5)):
-        with ServerProcess(world, program=STEERED, first=("--pace", "0.05")) as server:
+        with ServerProcess(world, program=STEERED, first=PACE) as server:
             site = Site.make(world.folder / f"site{number}", server.url, 240)
             client = site.start("--timeout", "30")
             while not site.census(whole=False).there:
@@ -113,7 +126,7 @@ def fit_on_the_same_text_twice(world: World) -> Tally:
 def _collect(folder: Path, rows: Sequence[dict[str, object]], url: str) -> CompletedProcess[str]:
     folder.mkdir()
     pl.DataFrame(rows).write_csv(folder / "table.csv")
-    words = ["collect", folder / "table.csv", "--out", folder / "run", "--server", url]
+    words: list[str | Path] = ["collect", folder / "table.csv", "--out", folder / "run", "--server", url]
     return run_client([*words, "--layers", "3", "--sites", "resid_post"])
 
 

@@ -45,7 +45,7 @@ def batches_of(body: bytes) -> Iterator[tuple[pa.RecordBatch, bool]]:
 def message_ends(body: bytes) -> list[int]:
     """Return where each message of an Arrow stream ends: the schema, every batch, the footer."""
     source = pa.BufferReader(body)
-    ends = []
+    ends: list[int] = []
     while True:
         try:
             pa.ipc.read_message(source)
