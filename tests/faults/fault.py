@@ -68,7 +68,7 @@ class Fault:
     id: str
     title: str
     inject: Callable[[World], Tally]
-    small_s: float = 60
+    small_s: float = 120
     full_s: float = 900
     engines: tuple[Engine, ...] = ("synthetic",)
 
