@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
+SCALE ?= full
 STAMP := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
@@ -16,7 +17,7 @@ TORCH ?= --torch-backend cpu
 PACKAGES := shared/stratoscope_wire services/stratoscope_server client/stratoscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-vllm check lock audit security-table serve clean
+.PHONY: help setup setup-vllm demo test test-vllm check faults soak lock audit security-table serve clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,6 +58,12 @@ test: setup setup-vllm ## every test, those of the vLLM engine included
 
 test-vllm: setup-vllm ## the tests of the vLLM engine alone
 	$(VLLM_BIN)/python -m pytest --tb=native tests/server/vllm_engine
+
+faults: setup ## every fault injected, every one survived; SCALE=small is what CI runs
+	$(BIN)/python -m tests.faults.campaign --scale $(SCALE)
+
+soak: setup ## 20,000 stimuli with one fault a second, and the memory of both sides
+	$(BIN)/python -m tests.faults.campaign --scale full --only F31
 
 check: setup ## format, lint, types, and each distribution alone in an empty environment
 	$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ from stratoscope.connection import Connection
 from stratoscope.errors import CorruptAnswerError, StratoscopeError
 from stratoscope.faults import NETWORK_ERRORS, network_error
 from stratoscope_wire import CONTENT_TYPE
+from stratoscope_wire.digest import DIGEST_HEADER, content_digest
 from stratoscope_wire.tracing import span, trace_headers
 
 JSON_TYPE: Final = "application/json"
@@ -60,6 +61,13 @@ class Call:
     def is_stream(self) -> bool:
         """Whether an Arrow stream is expected, rather than JSON."""
         return self.row_bytes > 0
+
+    @property
+    def content_headers(self) -> dict[str, str]:
+        """What is said of the body: its type, and a digest by which the server knows one that was damaged."""
+        if self.body is None:
+            return {}
+        return {"Content-Type": JSON_TYPE, DIGEST_HEADER: content_digest(self.body)}
 
     def cap_bytes(self, status: int, headers: Mapping[str, str]) -> int:
         """Return how many bytes of an answer are accepted, given its status and headers."""
@@ -111,9 +119,8 @@ class _Receiver:
 
     @property
     def sent_headers(self) -> dict[str, str]:
-        content = {} if self._call.body is None else {"Content-Type": JSON_TYPE}
-        own = {"Accept": self._accept, "X-Request-Id": self.request_id}
-        return {**self._connection.headers, **own, **content, **self._call.headers, **trace_headers()}
+        own = {"Accept": self._accept, "X-Request-Id": self.request_id, **self._call.content_headers}
+        return {**self._connection.headers, **own, **self._call.headers, **trace_headers()}
 
     def begin(self, response: httpx2.Response) -> None:
         self._status = response.status_code

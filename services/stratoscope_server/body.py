@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from stratoscope_server.problems import ApiError, invalid_request
 from stratoscope_wire import ActivationsRequest
+from stratoscope_wire.digest import DIGEST_HEADER, is_contradicted
 
 MARKS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[\]{}]', re.DOTALL)
 """Strings, of which one without an end goes on to the end of all, and what is between values."""
@@ -68,7 +69,8 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
     Raises
     ------
     ApiError
-        413 as soon as it is too large, 499 if the client leaves.
+        413 as soon as it is too large, 499 if the client leaves; 400 if it is not the one that its ``Content-Digest``
+        describes.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_body_bytes:
@@ -82,7 +84,13 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
     except ClientDisconnect:
         # Nobody reads this: it is for the log and the metrics, where it must not pass for a fault of the server.
         raise ApiError(499, "client_gone", "the client left before its request had arrived") from None
-    return bytes(data)
+    body = bytes(data)
+    if is_contradicted(request.headers.get(DIGEST_HEADER, ""), body):
+        message = (
+            f"the body is not the one that its {DIGEST_HEADER} describes: it was damaged on the way, send it again"
+        )
+        raise ApiError(400, "body_damaged", message, field=DIGEST_HEADER)
+    return body
 
 
 def _too_large(limit: int, value: int | None) -> ApiError:

@@ -3,13 +3,12 @@
 import json
 from typing import Any, Final
 
-from tests.faults.fault import Fault, World
-from tests.faults.processes import ServerProcess
-from tests.faults.tally import Tally
-
 from tests.faults import raw
 from tests.faults.answers import request_of
 from tests.faults.canaried import CANARY
+from tests.faults.fault import Fault, World
+from tests.faults.processes import ServerProcess
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 SONG: Final = bytes([CANARY]) * 8

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.fault import Fault, World
+from tests.faults.keys import GOOD_KEY, KeyedServer
 from tests.faults.processes import ServerProcess
 from tests.faults.tally import Tally
-
-from tests.faults.keys import GOOD_KEY, KeyedServer
 from tests.faults.verdicts import Verdicts
 
 CONFIG: Final = """\

@@ -13,9 +13,6 @@ from typing import Any, Final
 
 import httpx2
 import psutil
-from tests.faults.fault import Fault, World
-from tests.faults.processes import ServerProcess
-from tests.faults.tally import Tally
 
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.protocol import Job, Prompt
@@ -26,8 +23,11 @@ from stratoscope_wire.request import Dtype
 from tests.conftest import running_server
 from tests.faults import raw
 from tests.faults.answers import expected_by, request_of
+from tests.faults.fault import Fault, World
 from tests.faults.gauges import gauge, held, seconds_until
 from tests.faults.peak_memory import PeakMemory
+from tests.faults.processes import ServerProcess
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 STALL_S: Final = 5.0

@@ -17,9 +17,6 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from scipy.stats import spearmanr
 from starlette.routing import BaseRoute
-from tests.faults.fault import Fault, World
-from tests.faults.processes import environment, free_port
-from tests.faults.tally import Tally
 
 from stratoscope_server.app import create_app
 from stratoscope_server.auth import KeyRing
@@ -28,7 +25,10 @@ from stratoscope_server.problems import ApiError
 from stratoscope_server.settings import Settings
 from stratoscope_server.station import Station
 from tests.faults import raw
+from tests.faults.fault import Fault, World
 from tests.faults.keys import AUTHORIZED, GOOD_KEY, KeyedServer, write_keys
+from tests.faults.processes import environment, free_port
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "PROPFIND")

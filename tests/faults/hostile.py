@@ -12,14 +12,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from tests.faults.fault import ROOT, Fault, World
-from tests.faults.tally import Tally
-
 from stratoscope import Client
 from stratoscope.errors import StratoscopeError
 from stratoscope_server.engines.synthetic import SyntheticRunner
 from stratoscope_wire import ActivationsRequest, Stimulus
+from tests.faults.fault import ROOT, Fault, World
 from tests.faults.mutants import MAX_GROWTH, SHAPES, good_streams
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 TIMEOUT_S: Final = 1.0

@@ -5,11 +5,11 @@ from typing import Final
 
 import httpx2
 import psutil
+
+from tests.faults.answers import ask, expected_by, request_of
 from tests.faults.fault import Fault, World
 from tests.faults.processes import ServerProcess
 from tests.faults.tally import Tally
-
-from tests.faults.answers import ask, expected_by, request_of
 from tests.faults.verdicts import Verdicts
 
 BETWEEN_S: Final = 3

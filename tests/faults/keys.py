@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx2
+
 from tests.faults.fault import World
 from tests.faults.processes import ServerProcess
 

@@ -7,9 +7,6 @@ from typing import Any, Final
 
 import httpx2
 import pyarrow as pa
-from tests.faults.fault import Fault, World
-from tests.faults.processes import ServerProcess
-from tests.faults.tally import Tally
 
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.protocol import Job
@@ -18,7 +15,10 @@ from stratoscope_server.settings import Settings
 from stratoscope_wire import Block
 from tests.conftest import running_server
 from tests.faults import raw
+from tests.faults.fault import Fault, World
 from tests.faults.peak_memory import PeakMemory
+from tests.faults.processes import ServerProcess
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 LIMIT: Final = 8 << 20

@@ -6,12 +6,12 @@ import time
 from typing import Final
 
 import httpx2
-from tests.faults.fault import Fault, World
-from tests.faults.processes import ServerProcess
-from tests.faults.tally import Tally
 
 from tests.faults import raw
+from tests.faults.fault import Fault, World
 from tests.faults.peak_memory import PeakMemory
+from tests.faults.processes import ServerProcess
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 MAX_GROWTH: Final = 4 << 20

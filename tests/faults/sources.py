@@ -11,15 +11,15 @@ from typing import Any, Final
 import httpx2
 import numpy as np
 from safetensors.numpy import save_file
-from tests.faults.fault import ROOT, Fault, World
-from tests.faults.tally import Tally
 
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 from stratoscope_server.engines.pretrained.source import resolve_source
 from stratoscope_server.engines.synthetic import load_engine
 from stratoscope_server.settings import Settings
 from tests.conftest import running_server
+from tests.faults.fault import ROOT, Fault, World
 from tests.faults.gate import offences
+from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
 
 PACKAGES: Final = ("shared/stratoscope_wire", "services/stratoscope_server", "client/stratoscope")

@@ -6,11 +6,11 @@ import time
 from typing import Final
 
 import httpx2
+
+from tests.faults.answers import Ending, ask, request_of
 from tests.faults.fault import Fault, World
 from tests.faults.processes import ServerProcess
 from tests.faults.tally import Tally
-
-from tests.faults.answers import Ending, ask, request_of
 from tests.faults.verdicts import Verdicts
 
 PACED: Final = ("--illness", "paced", "--max-batch-tokens", "1")

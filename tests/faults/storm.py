@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import httpx2
-from tests.faults.fault import Fault, World
-from tests.faults.processes import ServerProcess
-from tests.faults.tally import Tally
-from tests.faults.truth import SyntheticTruth, check_tables
 
 from stratoscope import Client
 from stratoscope_server.engines.batched import BatchedEngine
@@ -22,7 +18,11 @@ from stratoscope_server.settings import Settings
 from stratoscope_wire import ActivationsRequest, Block, Capture, Column, Stimulus
 from stratoscope_wire.request import Dtype
 from tests.conftest import running_server
+from tests.faults.fault import Fault, World
 from tests.faults.gauges import held, seconds_until
+from tests.faults.processes import ServerProcess
+from tests.faults.tally import Tally
+from tests.faults.truth import SyntheticTruth, check_tables
 from tests.faults.verdicts import Verdicts
 
 N_AT_ONCE: Final = 100
