@@ -42,7 +42,7 @@ STATUS_ERRORS: Final[Mapping[int, type[APIError]]] = {
 }
 
 RETRYABLE_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
-"""Statuses that say "later". A 409 or another 5xx is tried again only if its body says that it is retryable."""
+"""Statuses that say "later". A 400, 409 or another 5xx is tried again only if its body says that it is retryable."""
 
 EXCERPT_CHARACTERS: Final = 200
 
@@ -110,7 +110,7 @@ def status_error(status: int, headers: Mapping[str, str], body: bytes, url: str)
         status=status,
         code=detail.code,
         request_id=detail.request_id,
-        retryable=status in RETRYABLE_STATUSES or (detail.retryable and (status == 409 or status >= 500)),
+        retryable=status in RETRYABLE_STATUSES or (detail.retryable and (status in (400, 409) or status >= 500)),
         retry_after_s=retry_after_s,
         stimulus=detail.stimulus,
         limit=detail.limit,

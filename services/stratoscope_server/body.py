@@ -89,7 +89,7 @@ async def read_body(request: Request, max_body_bytes: int) -> bytes:
         message = (
             f"the body is not the one that its {DIGEST_HEADER} describes: it was damaged on the way, send it again"
         )
-        raise ApiError(400, "body_damaged", message, field=DIGEST_HEADER)
+        raise ApiError(400, "body_damaged", message, field=DIGEST_HEADER, retryable=True)
     return body
 
 

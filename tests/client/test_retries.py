@@ -76,8 +76,8 @@ def test_any_other_status_is_raised_at_once_with_its_type(
     assert (len(server.posts), pauses) == (1, [])
 
 
-@pytest.mark.parametrize("status", [409, 500])
-def test_a_server_may_say_that_a_conflict_or_failure_is_worth_another_attempt(
+@pytest.mark.parametrize("status", [400, 409, 500])
+def test_a_server_may_say_that_a_damaged_body_a_conflict_or_failure_is_worth_another_attempt(
     client: Client, server: "FaultServer", status: int
 ) -> None:
     server.faults.append(server.status(status, retryable=True))

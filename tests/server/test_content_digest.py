@@ -29,6 +29,7 @@ def test_a_body_that_differs_from_its_digest_is_refused(synthetic_url: str, rout
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "body_damaged"
     assert answer.json()["error"]["field"] == "Content-Digest"
+    assert answer.json()["error"]["retryable"] is True
 
 
 def test_a_digest_among_others_counts_and_others_alone_say_nothing(synthetic_url: str) -> None:
