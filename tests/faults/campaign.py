@@ -126,7 +126,7 @@ def _run(module: str, fault: Fault, options: argparse.Namespace) -> Outcome:
     began = time.monotonic()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.one", *words],
+            [*_own_mounts(), sys.executable, "-m", "tests.faults.one", *words],
             cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         hung = not _ends(process, fault.limit_s(options.scale) * PATIENCE[options.engine])
@@ -135,6 +135,17 @@ def _run(module: str, fault: Fault, options: argparse.Namespace) -> Outcome:
     if outcome.tally.is_clean:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
+
+
+def _own_mounts() -> list[str]:
+    """Where possible, what a fault mounts goes away with it, even if it is ended in the middle."""
+    return ["unshare", "--mount"] if os.geteuid() == 0 and _may_unshare() else []
+
+
+def _may_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _ends(process: subprocess.Popen[bytes], limit_s: float) -> bool:
