@@ -36,6 +36,17 @@ MODULES: Final = (
     "tests.faults.repairs",
     "tests.faults.crashes",
     "tests.faults.power_failures",
+    "tests.faults.stopping",
+    "tests.faults.departures",
+    "tests.faults.ill_engines",
+    "tests.faults.storm",
+    "tests.faults.sources",
+    "tests.faults.contract",
+    "tests.faults.hostile",
+    "tests.faults.canary",
+    "tests.faults.doors",
+    "tests.faults.payloads",
+    "tests.faults.sockets",
     "tests.faults.soak",
 )
 """Modules with a constant FAULTS, in the order in which they are run."""
