@@ -39,6 +39,7 @@ MODULES: Final = (
     "tests.faults.stopping",
     "tests.faults.departures",
     "tests.faults.ill_engines",
+    "tests.faults.storm",
     "tests.faults.sources",
     "tests.faults.contract",
     "tests.faults.hostile",
@@ -46,7 +47,6 @@ MODULES: Final = (
     "tests.faults.doors",
     "tests.faults.payloads",
     "tests.faults.sockets",
-    "tests.faults.storm",
     "tests.faults.soak",
 )
 """Modules with a constant FAULTS, in the order in which they are run."""

@@ -18,9 +18,9 @@ from stratoscope_server.engines.synthetic import load_engine
 from stratoscope_server.settings import Settings
 from tests.conftest import running_server
 from tests.faults.fault import ROOT, Fault, World
-from tests.faults.gate import offences
 from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
+from tests.sources import findings
 
 PACKAGES: Final = ("shared/stratoscope_wire", "services/stratoscope_server", "client/stratoscope")
 
@@ -43,11 +43,11 @@ BAD_SOURCES: Final = (
 def nothing_unpickles(_: World) -> Tally:
     verdicts = Verdicts()
     for source in BAD_SOURCES:
-        verdicts.judge(bool(offences(source)), f"the gate lets through: {source!r}")
+        verdicts.judge(bool(findings(source)), f"the gate lets through: {source!r}")
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(modules) > 100
     for path in modules:
-        found = offences(path.read_text(encoding="utf-8"))
+        found = findings(path.read_text(encoding="utf-8"))
         verdicts.judge(not found, f"{path}: {found}")
     return verdicts.tally
 
