@@ -77,7 +77,7 @@ ILLNESSES: Final[dict[str, Illness]] = {
     "hang": hang,
     "bug": bug,
     "oom": out_of_memory,
-    "slow": _after(1.0),
+    "slow": _after(4.0),
     "paced": _after(0.05),
     "unwritten": _changed(lambda values: [np.empty_like(array) for array in values]),
     "nan": _with(float("nan")),
