@@ -1,6 +1,7 @@
 """The campaign's own frame: whatever is damaged is counted, and the exit code says so."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -107,3 +108,16 @@ def test_the_smallest_change_of_one_value_is_wrong() -> None:
 def test_a_row_that_is_there_twice_is_doubled_and_a_stimulus_without_its_last_row_is_torn() -> None:
     assert check_tables([answer(twice=True)], TEXTS, ["all"], SyntheticTruth()).doubled == 1
     assert check_tables([answer(drop=True)], TEXTS, ["all"], SyntheticTruth()).wrong == 2
+
+
+def test_the_campaign_has_every_fault_that_the_table_of_threats_and_the_promises_name() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "tests.faults.campaign", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    known = set(re.findall(r"^[FS]\d+", listed.stdout, re.MULTILINE))
+    promised = {f"F{number}" for number in range(1, 33)} | {f"S{number}" for number in range(1, 16)}
+    assert known == promised
+    threats = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b[FS]\d+\b", threats))
+    assert len(named) >= 20
+    assert named <= known
