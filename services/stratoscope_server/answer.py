@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from stratoscope_server import problems
 from stratoscope_server.admission import Admitted
 from stratoscope_server.engines.protocol import Engine, EngineError
-from stratoscope_server.gate import Place
 from stratoscope_server.journal import note
 from stratoscope_server.metrics import Metrics
+from stratoscope_server.place import Place
 from stratoscope_server.problems import ApiError
 from stratoscope_server.receipt import Receipt
 from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder

@@ -18,9 +18,10 @@ from stratoscope_server.auth import KeyRing
 from stratoscope_server.body import parse_request, read_body
 from stratoscope_server.engines.protocol import Engine
 from stratoscope_server.envelope import Envelope
-from stratoscope_server.gate import Gate, Place
+from stratoscope_server.gate import Gate
 from stratoscope_server.journal import note
 from stratoscope_server.metrics import Metrics
+from stratoscope_server.place import Place
 from stratoscope_server.problems import ApiError
 from stratoscope_server.requests import RequestContext
 from stratoscope_server.routes import refuse_open_routes

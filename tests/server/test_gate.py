@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratoscope_server.gate import LONGEST_RETRY_SECONDS, Gate, Place
+from stratoscope_server.gate import LONGEST_RETRY_SECONDS, Gate
+from stratoscope_server.place import Place
 from stratoscope_server.problems import ApiError
 from stratoscope_server.settings import Settings
 
