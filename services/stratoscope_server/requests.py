@@ -7,7 +7,6 @@ import time
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stratoscope_server import problems
@@ -52,8 +51,6 @@ class RequestContext:
         began = time.monotonic()
         try:
             await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:
-            made.facts["end"] = "disconnected"
         except Exception:
             # Once an answer has begun, its connection must break: only then can nobody take it for whole.
             if status:

@@ -194,5 +194,5 @@ def test_a_client_that_leaves_before_its_body_is_whole_is_no_failure_of_the_serv
             # Let the server begin to read: it is to be left in the middle.
             time.sleep(0.3)
         entry = server.entry("left")
-    assert (entry["route"], entry["status"], entry["end"]) == ("/v1/activations", 0, "disconnected")
+    assert (entry["route"], entry["status"], entry["code"]) == ("/v1/activations", 499, "client_gone")
     assert [line for line in map(json.loads, server.lines) if line["level"] == "error"] == []
