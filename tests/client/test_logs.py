@@ -21,6 +21,7 @@ from stratoscope.fetching import idempotency_key
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.protocol import Prompt
 from stratoscope_server.engines.synthetic import SyntheticRunner
+from stratoscope_server.journal import current_entry
 from stratoscope_wire import ActivationsRequest, Block, Column, Stimulus
 from stratoscope_wire.request import Dtype
 from tests.client.tables import SMALL, make_table
@@ -143,14 +144,22 @@ def test_every_call_has_an_id_of_its_own_which_both_clients_choose_alike(server:
 def test_a_real_server_takes_the_id_over_and_both_logs_have_it(
     start_server: Callable[..., AbstractContextManager[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
+    theirs: list[str] = []
+
+    def stamp(record: logging.LogRecord) -> bool:
+        if record.name == "stratoscope_server.requests" and (entry := current_entry()) is not None:
+            theirs.append(entry.request_id)
+        return True
+
+    caplog.handler.addFilter(stamp)
     with caplog.at_level(logging.INFO), start_server() as url, Client(url) as client:
         caplog.clear()
         client.fetch(REQUEST)
+    caplog.handler.removeFilter(stamp)
     ours = [record.facts["request_id"] for record in caplog.records if record.name == "stratoscope.transport"]  # type: ignore[attr-defined]
-    theirs = [record.getMessage() for record in caplog.records if record.name == "stratoscope_server.requests"]
     assert len(ours) == 2
     for one in ours:
-        assert sum(one in line for line in theirs) == 1
+        assert theirs.count(one) == 1
 
 
 def test_calls_retries_and_commits_are_logged_as_one_object_a_line(
