@@ -96,7 +96,9 @@ ILLNESSES: Final[dict[str, Illness]] = {
         position=np.tile(block.position, 2), token_id=np.tile(block.token_id, 2),
         values=[np.concatenate([array, array]) for array in block.values],
     ),
-    "another stimulus": lambda _, block: replace(block, stimulus_id=["s0"] * len(block.stimulus_id)),
+    "another stimulus": lambda _, block: replace(
+        block, stimulus_id=["s1" if "s0" in block.stimulus_id else "s0"] * len(block.stimulus_id)
+    ),
     "a stranger": lambda _, block: replace(block, stimulus_id=["stranger"] * len(block.stimulus_id)),
     "the wrong order": lambda _, block: replace(
         block, stimulus_id=block.stimulus_id[::-1], selector=block.selector[::-1], position=block.position[::-1],
