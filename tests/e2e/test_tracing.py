@@ -2,7 +2,6 @@
 
 import http.server
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.listening import read_address
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,9 @@ def environ(**more: str) -> dict[str, str]:
 def serving(**more: str) -> Iterator[str]:
     command = [sys.executable, "-m", "stratoscope_server", "--engine", "synthetic", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ(**more)) as process:
-        assert process.stderr is not None
-        log = ""
-        while not (found := re.search(r"running on (http://\S+)", log)):
-            line = process.stderr.readline()
-            assert line, log
-            log += line
+        url, log = read_address(process)
         try:
-            yield found.group(1)
+            yield url
         finally:
             process.terminate()
             log += process.communicate(timeout=60)[1]

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from stratoscope import Client
 from stratoscope.errors import StratoscopeError
 from stratoscope_server.engines.synthetic import SyntheticRunner
 from stratoscope_wire import ActivationsRequest, Stimulus
 from tests.faults.fault import ROOT, Fault, World
+from tests.faults.listener import Listener
 from tests.faults.mutants import MAX_GROWTH, SHAPES, good_streams
 from tests.faults.tally import Tally
 from tests.faults.verdicts import Verdicts
@@ -155,29 +155,15 @@ def _pausing(data: bytes) -> Iterator[bytes]:
     time.sleep(TIMEOUT_S * 4)
 
 
-class HostileServer:
+class HostileServer(Listener):
     """Does one deed to each connection; use it as a context manager."""
 
     def __init__(self, deed: Deed) -> None:
+        super().__init__()
         self._deed = deed
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._do, args=(connection,), daemon=True).start()
+    def take(self, connection: socket.socket) -> None:
+        threading.Thread(target=self._do, args=(connection,), daemon=True).start()
 
     def _do(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
+
+from tests.faults.listener import Listener
 
 End = Literal["fin", "rst", "silence"]
 
@@ -127,7 +129,7 @@ class Link:
         return self._conduct.cut_after is not None and len(self.sent) >= self._conduct.cut_after
 
 
-class Proxy:
+class Proxy(Listener):
     """Listens on a port of its own and passes everything on to another; use it as a context manager.
 
     Attributes
@@ -137,22 +139,16 @@ class Proxy:
     """
 
     def __init__(self, port: int) -> None:
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        super().__init__(backlog=256)
+        self._behind = port
         self._conduct: Callable[[], Conduct] = lambda: KIND
         self.links: list[Link] = []
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.treat(KIND)
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().__exit__(kind, error, trace)
 
     def treat(self, conduct: Conduct | Callable[[], Conduct]) -> None:
         """End every connection; treat those that come from now on in this way."""
@@ -161,20 +157,15 @@ class Proxy:
             link.end()
         self._conduct = conduct if callable(conduct) else lambda: conduct
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self._connect(client, self._conduct())
+    def take(self, connection: socket.socket) -> None:
+        self._connect(connection, self._conduct())
 
     def _connect(self, client: socket.socket, conduct: Conduct) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if conduct.refuse:
                 raise ConnectionRefusedError
-            server = socket.create_connection(("127.0.0.1", self._port))
+            server = socket.create_connection(("127.0.0.1", self._behind))
         except OSError:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             client.close()

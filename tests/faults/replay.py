@@ -3,11 +3,10 @@
 import socket
 import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 from stratoscope_wire import ActivationsRequest
+from tests.faults.listener import Listener
 
 
 def record(url: str, request: ActivationsRequest) -> dict[str, bytes]:
@@ -31,31 +30,15 @@ def exchange(url: str, method: str, path: str, body: bytes = b"", version: str =
     return b"".join(pieces)
 
 
-class Replay:
+class Replay(Listener):
     """The server; use it as a context manager."""
 
     def __init__(self, answers: Mapping[str, bytes]) -> None:
+        super().__init__()
         self._answers = answers
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+    def take(self, connection: socket.socket) -> None:
+        threading.Thread(target=self._answer, args=[connection], daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as incoming:

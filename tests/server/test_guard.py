@@ -23,6 +23,7 @@ from stratoscope_server.engines.protocol import Prompt
 from stratoscope_server.engines.synthetic import SyntheticRunner
 from stratoscope_wire import Block, Column
 from stratoscope_wire.request import Dtype
+from tests.listening import read_address
 
 StartServer = Callable[..., AbstractContextManager[str]]
 
@@ -332,14 +333,9 @@ def slow_process(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-W", "error", str(SLOW_SERVER), "--engine", "synthetic", "--port", "0", *flags]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("STRATOSCOPE_")}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
-        assert process.stderr is not None
         try:
-            log = ""
-            while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", log)):
-                line = process.stderr.readline()
-                assert line, log
-                log += line
-            url = found.group(1)
+            url, _ = read_address(process)
+            assert url.startswith("http://127.0.0.1:")
             wait_until(lambda: httpx2.get(f"{url}/readyz").status_code == 200)
             yield process, url
         finally:

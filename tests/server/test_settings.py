@@ -1,5 +1,4 @@
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 
 from stratoscope_server.settings import Settings, SettingsError
 from stratoscope_wire import Limits
+from tests.listening import read_address
 
 
 def test_flags_win_over_variables_and_variables_over_defaults() -> None:
@@ -96,13 +96,9 @@ def run_server(*args: str) -> subprocess.CompletedProcess[str]:
 def test_a_server_process_answers_and_stops_cleanly_when_told_to() -> None:
     command = [sys.executable, "-W", "error", "-m", "stratoscope_server", "--engine", "synthetic", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        log = ""
-        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", log)):
-            line = process.stderr.readline()
-            assert line, log
-            log += line
-        assert httpx2.get(f"{found.group(1)}/healthz").json() == {"status": "alive"}
+        url, log = read_address(process)
+        assert url.startswith("http://127.0.0.1:")
+        assert httpx2.get(f"{url}/healthz").json() == {"status": "alive"}
         process.send_signal(signal.SIGTERM)
         log += process.communicate(timeout=30)[1]
         assert process.returncode == -signal.SIGTERM

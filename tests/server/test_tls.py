@@ -20,6 +20,7 @@ from stratoscope.errors import APIConnectionError, ConfigurationError
 from stratoscope.retries import RetryPolicy
 from stratoscope_server.settings import Settings, SettingsError
 from stratoscope_server.tls import server_context
+from tests.listening import read_address
 
 
 @pytest.fixture
@@ -63,14 +64,10 @@ def environ() -> dict[str, str]:
 def serving(certificate: Path, key: Path) -> Iterator[str]:
     args = command("--port", "0", "--tls-certificate", certificate, "--tls-key", key)
     with subprocess.Popen(args, stderr=subprocess.PIPE, text=True, env=environ()) as process:
-        assert process.stderr is not None
-        log = ""
-        while not (found := re.search(r"running on (https://127\.0\.0\.1:\d+)", log)):
-            line = process.stderr.readline()
-            assert line, log
-            log += line
+        url, _ = read_address(process)
         try:
-            yield found.group(1)
+            assert url.startswith("https://127.0.0.1:")
+            yield url
         finally:
             process.terminate()
             process.communicate(timeout=30)
