@@ -178,9 +178,14 @@ class Ledger:
         )
         return [StimulusRecord(*row) for row in rows]
 
-    def content_hashes(self) -> dict[str, str]:
-        """Return the hash of what is sent for every stimulus, by id."""
-        return dict(self._db.rows("SELECT id, content_hash FROM stimulus"))
+    def state_counts(self) -> dict[str, int]:
+        """Return the number of stimuli in each state that occurs."""
+        return dict(self._db.rows("SELECT state, count(*) FROM stimulus GROUP BY state"))
+
+    def content_hashes(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the hash of what is sent for stimuli, by id; without those that the ledger does not know."""
+        query = "SELECT id, content_hash FROM stimulus WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self._db.rows(query, [json.dumps(ids)]))
 
     def shards(self) -> list[ShardRecord]:
         """Return every shard, in the order of commits."""

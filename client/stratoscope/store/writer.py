@@ -146,7 +146,7 @@ class RunWriter:
         found = placements(table)
         if len({place.id for place in found}) != len(found):
             raise RunError("the rows of a stimulus are not adjacent, or it came twice; nothing was committed")
-        hashes = self._ledger.content_hashes()
+        hashes = self._ledger.content_hashes([place.id for place in found])
         table = with_contents(table, ((place.id, hashes.get(place.id, "")) for place in found))
         folder = self.run_dir / FOLDER
         with disk_faults(folder, table.nbytes):
