@@ -86,6 +86,13 @@ class RowIndex:
         position, token_id = (keys.column(name).to_numpy() for name in ("position", "token_id"))
         return cls(keys.num_rows, selectors, position, token_id)
 
+    def target(self, label: str) -> IndexArray:
+        """Say which row of a selector's answer each row of the pile is, intp of shape (n_rows,); -1 for none."""
+        wanted = self.selectors[label].rows
+        target = np.full(self.n_rows, -1, np.intp)
+        target[wanted] = np.arange(len(wanted))
+        return target
+
     def gather(self, label: str, chunks: Iterable[npt.NDArray[Any]], width: int) -> FloatArray:
         """Bring one column's rows of a selector into order.
 
@@ -98,10 +105,8 @@ class RowIndex:
         -------
         float32 array of shape (n_selected, width)
         """
-        wanted = self.selectors[label].rows
-        target = np.full(self.n_rows, -1, np.intp)
-        target[wanted] = np.arange(len(wanted))
-        values = np.empty((len(wanted), width), np.float32)
+        target = self.target(label)
+        values = np.empty((len(self.selectors[label].rows), width), np.float32)
         start = 0
         for chunk in chunks:
             here = target[start : start + len(chunk)]

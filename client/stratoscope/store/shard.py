@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -130,23 +130,23 @@ def read_keys(path: Path, fingerprint: str) -> pa.Table:
     return table.select(KEY_NAMES).cast(pa.schema(KEY_FIELDS))
 
 
-def read_column(paths: Sequence[Path], column: Column) -> Iterator[FloatArray]:
-    """Read one column of activations, one shard at a time, as arrays of shape (n_rows, width).
+def read_column(path: Path, column: Column) -> FloatArray:
+    """Read one column of activations of a shard with Arrow's reader, as an array of shape (n_rows, width).
 
     Raises
     ------
     ShardDamagedError
-        If a shard cannot be read.
+        If the shard cannot be read.
     """
-    for path in paths:
-        rows = _read(path, [column.name]).column(0)
-        kind = rows.type
-        fits = pa.types.is_fixed_size_list(kind) and kind.list_size == column.width and kind.value_type == pa.float32()
-        if not fits or rows.null_count:
-            raise ShardDamagedError(f"column {column.name} of shard {path} is {kind}, not {column.width} float32 wide")
-        for chunk in rows.chunks:
-            values = chunk.flatten().to_numpy(zero_copy_only=True)
-            yield values.reshape(-1, column.width)
+    rows = _read(path, [column.name]).column(0)
+    kind = rows.type
+    fits = pa.types.is_fixed_size_list(kind) and kind.list_size == column.width and kind.value_type == pa.float32()
+    if not fits or rows.null_count:
+        raise ShardDamagedError(f"column {column.name} of shard {path} is {kind}, not {column.width} float32 wide")
+    values = rows.combine_chunks().flatten()
+    if values.null_count or len(values) != len(rows) * column.width:
+        raise ShardDamagedError(f"column {column.name} of shard {path} holds nulls")
+    return np.asarray(values.to_numpy(zero_copy_only=True), np.float32).reshape(-1, column.width)
 
 
 def _read(path: Path, names: Sequence[str]) -> pa.Table:

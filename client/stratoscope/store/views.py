@@ -7,9 +7,8 @@ from typing import TypeVar
 import numpy as np
 
 from stratoscope.columns import ColumnKey, column_key, find_column
-from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, RowIndex
-from stratoscope.store.shard import read_column
+from stratoscope.store.values import read_values
 from stratoscope_wire import Column
 
 T = TypeVar("T")
@@ -27,12 +26,17 @@ class _RunView(Mapping[ColumnKey, T]):
     """
 
     def __init__(
-        self, columns: Sequence[Column], n_layers: int, shard_paths: Sequence[Path], index: RowIndex, selector: str
+        self,
+        columns: Sequence[Column],
+        n_layers: int,
+        shards: Sequence[tuple[Path, int]],
+        index: RowIndex,
+        selector: str,
     ) -> None:
         self.columns = tuple(columns)
         self.selector = selector
         self._n_layers = n_layers
-        self._shard_paths = shard_paths
+        self._shards = shards
         self._index = index
 
     def __iter__(self) -> Iterator[ColumnKey]:
@@ -47,10 +51,8 @@ class _RunView(Mapping[ColumnKey, T]):
     def _rows(self, key: ColumnKey | str) -> FloatArray:
         site, layer = (key, None) if isinstance(key, str) else key
         column = find_column(self.columns, site, layer, self._n_layers)
-        try:
-            return self._index.gather(self.selector, read_column(self._shard_paths, column), column.width)
-        except ValueError as error:
-            raise ShardDamagedError(f"column {column.name} cannot be read: {error}") from None
+        target = self._index.target(self.selector)
+        return read_values(self._shards, column, target, len(self._index.selectors[self.selector].rows))
 
 
 class RunColumns(_RunView[FloatArray]):

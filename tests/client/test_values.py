@@ -1,0 +1,133 @@
+"""Reading columns of shards: the same bits as Arrow's reader gives, and never a wrong one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stratoscope.errors import ShardDamagedError
+from stratoscope.rows import FloatArray
+from stratoscope.store.shard import read_column, write_shard
+from stratoscope.store.values import read_shard, read_values
+from stratoscope_wire import Column
+from stratoscope_wire.schema import KEY_FIELDS, response_schema
+
+WIDTH = 96
+ROWS = 4000
+COLUMNS = [Column("resid_post", layer, WIDTH, layer + 1) for layer in range(2)]
+
+
+def bits_of_every_kind(n: int) -> FloatArray:
+    """Values with all four bytes in use, signed zeros and subnormals among them."""
+    values = np.random.default_rng(0).standard_normal(n).astype(np.float32)
+    values[:4] = 0.0, -0.0, 1e-45, -3.4e38
+    return values
+
+
+def as_bfloat16(n: int) -> FloatArray:
+    return (bits_of_every_kind(n).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+VALUES: dict[str, Callable[[int], FloatArray]] = {"float32": bits_of_every_kind, "widened bfloat16": as_bfloat16}
+
+
+def table_of(make: Callable[[int], FloatArray], n_rows: int = ROWS) -> pa.Table:
+    schema = response_schema(COLUMNS, "float32")
+    keys = [pa.array([str(row) for row in range(n_rows)]), pa.array(["last"] * n_rows)]
+    keys += [pa.array(np.zeros(n_rows, np.int32))] * 2
+    assert len(keys) == len(KEY_FIELDS)
+    values = make(len(COLUMNS) * n_rows * WIDTH).reshape(len(COLUMNS), -1)
+    lists = [
+        pa.FixedSizeListArray.from_arrays(pa.array(one), type=schema.field(column.name).type)
+        for one, column in zip(values, COLUMNS, strict=True)
+    ]
+    return pa.Table.from_arrays([*keys, *lists], schema=schema)
+
+
+def read(path: Path, column: Column, n_rows: int = ROWS) -> FloatArray:
+    out = np.full((n_rows, column.width), np.nan, np.float32)
+    read_shard(path, column, out)
+    return out
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_column_of_several_pages_is_what_arrow_reads_bit_for_bit(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shard.parquet"
+    write_shard(table_of(VALUES[kind]), path)
+    assert ROWS * WIDTH * 4 > 1 << 20, "one page holds 1 MiB"
+    expected = [read_column(path, column) for column in COLUMNS]
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    for column, values in zip(COLUMNS, expected, strict=True):
+        np.testing.assert_array_equal(read(path, column).view(np.uint32), values.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "snappy"}, {"use_dictionary": True}, {"row_group_size": 100}], ids=str
+)
+def test_what_another_writer_laid_out_is_read_by_arrow(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "shard.parquet"
+    table = table_of(bits_of_every_kind)
+    pq.write_table(table, path, **options)
+    expected = table.column(COLUMNS[1].name).combine_chunks().flatten().to_numpy().reshape(ROWS, WIDTH)
+    np.testing.assert_array_equal(read(path, COLUMNS[1]), expected)
+
+
+def test_no_flipped_bit_of_a_column_goes_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "shard.parquet"
+    write_shard(table_of(as_bfloat16, 40), path)
+    expected = read(path, COLUMNS[0], 40)
+    chunk = pq.read_metadata(path).row_group(0).column(len(KEY_FIELDS))
+    content = path.read_bytes()
+    places = np.random.default_rng(1).integers(0, chunk.total_compressed_size, 300)
+    n_refused = 0
+    for place in [*range(40), *places.tolist()]:
+        changed = bytearray(content)
+        changed[chunk.data_page_offset + place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            values = read(path, COLUMNS[0], 40)
+        except ShardDamagedError:
+            n_refused += 1
+        else:
+            np.testing.assert_array_equal(values.view(np.uint32), expected.view(np.uint32))
+    assert n_refused > 300, "nearly every bit counts"
+
+
+@pytest.mark.parametrize("hole", ["value", "list"])
+def test_a_null_is_refused(tmp_path: Path, hole: str) -> None:
+    path = tmp_path / "shard.parquet"
+    table = table_of(as_bfloat16, 40)
+    lists = table.column(COLUMNS[0].name).to_pylist()
+    if hole == "value":
+        lists[7][5] = None
+    else:
+        lists[7] = None
+    write_shard(table.set_column(4, COLUMNS[0].name, pa.array(lists, pa.list_(pa.float32(), WIDTH))), path)
+    with pytest.raises(ShardDamagedError, match=r"null|values where"):
+        read(path, COLUMNS[0], 40)
+
+
+def test_other_rows_than_the_ledger_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shard.parquet"
+    write_shard(table_of(as_bfloat16, 40), path)
+    with pytest.raises(ShardDamagedError, match="has 40 rows; the ledger says 41"):
+        read(path, COLUMNS[0], 41)
+
+
+def test_rows_of_several_shards_come_in_the_order_wanted_and_others_are_left_out(tmp_path: Path) -> None:
+    tables = [table_of(as_bfloat16, n) for n in (5, 7, 6)]
+    shards = [(tmp_path / f"{index}.parquet", len(table)) for index, table in enumerate(tables)]
+    for (path, _), table in zip(shards, tables, strict=True):
+        write_shard(table, path)
+    pile = np.concatenate([read_column(path, COLUMNS[1]) for path, _ in shards])
+    wanted = np.array([*range(5), 11, 9, 5, 17])
+    target = np.full(18, -1, np.intp)
+    target[wanted] = np.arange(len(wanted))
+    np.testing.assert_array_equal(read_values(shards, COLUMNS[1], target, len(wanted)), pile[wanted])
+    assert read_values([], COLUMNS[1], np.empty(0, np.intp), 0).shape == (0, WIDTH)
