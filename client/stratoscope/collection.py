@@ -174,6 +174,7 @@ def collect(
                     collection.take(fetched, fetchers)
         finally:
             collection.commit()
+            writer.write_manifest()
     return counts
 
 
@@ -224,7 +225,7 @@ class _Collection:
         if not batches:
             return
         record = self.writer.commit(batches)
-        self.writer.write_manifest()
+        self.writer.write_manifest(at_leisure=True)
         self.counts.committed += n_stimuli
         self.counts.shards += 1
         self.counts.bytes += record.bytes

@@ -3,10 +3,11 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import pyarrow as pa
 
@@ -35,6 +36,9 @@ from stratoscope.store.shard import (
 from stratoscope_wire.request import Dtype
 
 logger = logging.getLogger(__name__)
+
+MANIFEST_SHARE: Final = 50
+"""While shards are written, at most one part in so many of the time goes into the manifest."""
 
 
 class RunWriter:
@@ -66,6 +70,7 @@ class RunWriter:
         self.measurement = measurement
         _make_folder(self.run_dir)
         self._lock = RunLock(self.run_dir)
+        self._manifest_due = 0.0
         try:
             self._ledger = Ledger(self.run_dir, writable=True)
             try:
@@ -161,9 +166,21 @@ class RunWriter:
         """Count a failed attempt at stimuli, and give them up if it is final."""
         self._ledger.note_failures(ids, error, final=final)
 
-    def write_manifest(self) -> None:
-        """Bring ``manifest.json`` up to date."""
+    def write_manifest(self, *, at_leisure: bool = False) -> None:
+        """Bring ``manifest.json`` up to date.
+
+        Parameters
+        ----------
+        at_leisure
+            Whether it may stay as it is for now. It lists all shards and counts all stimuli: once for each shard, that
+            would cost a large run more than its data.
+        """
+        began = time.monotonic()
+        if at_leisure and began < self._manifest_due:
+            return
         write_manifest(self.run_dir, self._ledger)
+        ended = time.monotonic()
+        self._manifest_due = ended + MANIFEST_SHARE * (ended - began)
 
     def _write(self, table: pa.Table, n_stimuli: int, folder: Path) -> ShardRecord:
         temporary = temporary_path(folder)
