@@ -46,9 +46,7 @@ def measure(
         return [*_writing(place, made, shards, rounds, sizes), *_reading(place, made, shards, rounds, sizes)]
 
 
-def _writing(
-    place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]
-) -> list[Figure]:
+def _writing(place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]) -> list[Figure]:
     raw = [bytes(memoryview(_floats(batches, made)).cast("B")) for batches in shards]
     tables = [shard_table(batches, made.measurement) for batches in shards]
     works: dict[str, Callable[[], Any]] = {
@@ -70,9 +68,7 @@ def _writing(
     ]  # fmt: skip
 
 
-def _reading(
-    place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]
-) -> list[Figure]:
+def _reading(place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]) -> list[Figure]:
     run_dir, raw = place / "read", place / "layer"
     _write_run(run_dir, made, shards)
     layer = made.n_layers // 2
@@ -119,7 +115,9 @@ def _rate(
     stage: str, subject: str, what: str, seconds: Sequence[float], sizes: dict[str, float], times: int, limit: str
 ) -> Figure:
     values = tuple(times * sizes["n_bytes"] / 1e6 / one for one in seconds)
-    return Figure(stage, subject, what, "MB/s of float32", values, {**sizes, "n_bytes": times * sizes["n_bytes"]}, limit)
+    return Figure(
+        stage, subject, what, "MB/s of float32", values, {**sizes, "n_bytes": times * sizes["n_bytes"]}, limit
+    )
 
 
 def _plain_write(path: Path, pieces: Sequence[bytes]) -> None:
