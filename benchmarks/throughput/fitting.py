@@ -1,10 +1,10 @@
 """Probe fits beside plain scikit-learn: one layer, the same folds, the same choice of the hyper-parameter."""
 
 import sklearn
+from probes import ALPHAS, FOLDS, C, Layers, engine, plain_fold
 from sklearn.linear_model import Ridge
 from sklearn.svm import SVC
 
-from probes import ALPHAS, FOLDS, C, Layers, engine, plain_fold
 from throughput.figure import Figure
 
 

@@ -35,7 +35,8 @@ class Made:
             tokenizer_hash="made", engine="synthetic", versions={},
             sites=site_cards(self.n_layers, self.d_model, self.d_model),
         ).signed()  # fmt: skip
-        return Measurement(card, make_capture(("resid_post",), "all", ("last",)), card.columns(["resid_post"]), True)
+        capture = make_capture(("resid_post",), "all", ("last",))
+        return Measurement(card, capture, card.columns(["resid_post"]), add_special_tokens=True)
 
     @cached_property
     def table(self) -> StimulusTable:

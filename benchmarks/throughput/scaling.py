@@ -1,4 +1,4 @@
-"""How the cost grows: with texts, tokens, layers and sites of a collection, with stimuli in a ledger, with n and d of a fit.
+"""How the cost grows: with texts, tokens, layers and sites, with stimuli in a ledger, with n and d of a fit.
 
 Of each the exponent is fitted: the slope of log time over log size, with the 95 % interval of the regression. A fixed
 cost makes it smaller than the growth at large sizes: above 1 is a fault, well below 1 the sizes are too small to tell.
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from probes import ALPHAS, Layers, engine
 from scipy import stats
 
-from probes import ALPHAS, Layers, engine
 from stratoscope import Client
 from stratoscope.collection import collect
 from stratoscope.planning import plan_collection

@@ -1,4 +1,4 @@
-"""The store against the disk: writing beside a plain write, one layer beside a plain memory-mapped read and widening."""
+"""The store against the disk: a plain write, and a plain memory-mapped read and widening of one layer."""
 
 import os
 import shutil
