@@ -74,10 +74,10 @@ class Batch:
     Attributes
     ----------
     token_ids : int64 tensor of shape (n_sequences, n_tokens)
-    positions : int64 tensor of shape (1, n_tokens)
+    positions : int64 tensor of shape (n_sequences, n_tokens), or (1, n_tokens) where all have the same
         Of each token in its text.
-    ancestors : bool tensor of shape (n_tokens, n_tokens), or None
-        Which tokens each one attends to; ``None`` for all before it.
+    attended : bool tensor of shape (n_sequences, n_tokens, n_tokens), or None
+        Which tokens of its sequence each one attends to; ``None`` for all up to it.
     rows
         On the host.
     owners : sequence of str, length n_rows
@@ -86,34 +86,9 @@ class Batch:
 
     token_ids: torch.Tensor
     positions: torch.Tensor
-    ancestors: torch.Tensor | None
+    attended: torch.Tensor | None
     rows: RowIndex
     owners: Sequence[str]
-
-
-def pad(prompts: Sequence[Prompt]) -> Batch:
-    """Lay prompts out one below the other, padded on the right to one length.
-
-    Attention is causal, so that nothing after a prompt's last token reaches its states; no mask is needed.
-
-    Raises
-    ------
-    EngineError
-        If a prompt has no tokens or asks for a position it does not have: that row would be another prompt's.
-    """
-    for prompt in prompts:
-        check_positions(prompt)
-    n_tokens = max(prompt.n_tokens for prompt in prompts)
-    # Padded with its own last token, not with a pad token: whatever follows a prompt is then as finite as it is.
-    token_ids = np.stack([np.pad(prompt.token_ids, (0, n_tokens - prompt.n_tokens), mode="edge") for prompt in prompts])
-    sources = [index * n_tokens + np.arange(prompt.n_tokens) for index, prompt in enumerate(prompts)]
-    return Batch(
-        torch.from_numpy(token_ids.astype(np.int64)),
-        torch.arange(n_tokens)[None],
-        None,
-        index_rows(prompts, sources),
-        row_owners(prompts),
-    )
 
 
 def row_owners(prompts: Sequence[Prompt]) -> list[str]:
