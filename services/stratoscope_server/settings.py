@@ -39,7 +39,9 @@ class Settings(BaseModel):
         None, description="a list written by sha256sum that config, weights and tokenizer must agree with"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="type to compute in; auto: checkpoint's")
-    device: str = Field("auto", description="cpu, cuda, cuda:1 ...; auto: a GPU if there is one")
+    device: str = Field(
+        "auto", description="cpu, cuda, cuda:1 ...; cuda:0,cuda:1 shares the layers; auto: a GPU if any"
+    )
     cache_dir: Path = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stratoscope",
         description="where the embedded model is kept once converted",

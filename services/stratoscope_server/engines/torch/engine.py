@@ -81,7 +81,8 @@ def load_engine(
     dtype
         ``float32``, ``bfloat16``, or ``auto`` for the checkpoint's.
     device
-        ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one.
+        ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one;
+        several such as ``cuda:0,cuda:1`` share the layers.
     max_batch_tokens
         Tokens per batch, at most, padding counted and a shared prefix once; ``None`` for the default.
     cache_dir

@@ -1,11 +1,13 @@
 """Loading a checkpoint's language model, whole and in the type asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 import torch
+from accelerate import dispatch_model
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from stratoscope_server.engines.pretrained.checkpoint import check_config
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
@@ -13,6 +15,7 @@ from stratoscope_server.engines.pretrained.quiet import quiet_transformers
 from stratoscope_server.engines.pretrained.source import Source
 from stratoscope_server.engines.torch.architectures import FAMILIES, Family
 from stratoscope_server.engines.torch.attention import attention_of
+from stratoscope_server.engines.torch.placing import place
 
 ComputeDtype = Literal["float32", "bfloat16", "auto"]
 """Type in which a model computes; ``auto`` is the checkpoint's own."""
@@ -63,7 +66,8 @@ def load_model(source: Source, *, dtype: str, device: str, random_weights: int |
     dtype
         ``float32``, ``bfloat16``, or ``auto`` for the checkpoint's.
     device
-        ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one.
+        ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one; several with commas between
+        them, such as ``cuda:0,cuda:1``, share the layers.
     random_weights
         Seed of weights drawn as before any training, instead of the checkpoint's.
 
@@ -74,16 +78,16 @@ def load_model(source: Source, *, dtype: str, device: str, random_weights: int |
     """
     if dtype not in get_args(ComputeDtype):
         raise ModelRefusedError(f"dtype {dtype!r} is not one of {', '.join(get_args(ComputeDtype))}")
-    target = find_device(device)
+    targets = find_devices(device)
     family = FAMILIES[check_config(source.folder / "config.json", FAMILIES)["model_type"]]
     if random_weights is not None:
-        return _untrained(source, family, dtype=dtype, device=target, seed=random_weights)
+        return _untrained(source, family, dtype=dtype, devices=targets, seed=random_weights)
     with quiet_transformers():
         model, info = AutoModel.from_pretrained(
             source.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             attn_implementation=attention_of(family),
-            device_map=None if target.type == "cpu" else {"": target},
+            device_map=_device_map(source, family, targets),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -94,9 +98,23 @@ def load_model(source: Source, *, dtype: str, device: str, random_weights: int |
     return LoadedModel(module, family, _computed_dtype(source, module))
 
 
-def _untrained(source: Source, family: Family, *, dtype: str, device: torch.device, seed: int) -> LoadedModel:
-    """Draw weights as the architecture's training would have begun with; the checkpoint's are not read."""
+def _device_map(source: Source, family: Family, devices: Sequence[torch.device]) -> dict[str, torch.device] | None:
+    if len(devices) == 1:
+        return None if devices[0].type == "cpu" else {"": devices[0]}
+    return place(_read_config(source), family, devices)
+
+
+def _read_config(source: Source) -> PretrainedConfig:
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    assert isinstance(config, PretrainedConfig)
+    return config
+
+
+def _untrained(
+    source: Source, family: Family, *, dtype: str, devices: Sequence[torch.device], seed: int
+) -> LoadedModel:
+    """Draw weights as the architecture's training would have begun with; the checkpoint's are not read."""
+    config = _read_config(source)
     chosen = config.get_text_config().dtype if dtype == "auto" else getattr(torch, dtype)
     with quiet_transformers(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -104,8 +122,26 @@ def _untrained(source: Source, family: Family, *, dtype: str, device: torch.devi
         model = AutoModel.from_config(  # type: ignore[no-untyped-call]
             config, dtype=torch.float32, attn_implementation=attention_of(family)
         )
-    module = model.get_submodule(family.language_model).eval().to(device=device, dtype=chosen)
+    model = model.eval().to(dtype=chosen)
+    model = model.to(devices[0]) if len(devices) == 1 else dispatch_model(model, place(config, family, devices))
+    module = model.get_submodule(family.language_model)
     return LoadedModel(module, family, _computed_dtype(source, module))
+
+
+def find_devices(devices: str) -> tuple[torch.device, ...]:
+    """Return the devices a setting means, in the order in which a prompt passes through them.
+
+    Raises
+    ------
+    ModelRefusedError
+        If there is no such device, or several that are not different GPUs.
+    """
+    found = tuple(find_device(name.strip()) for name in devices.split(","))
+    if len(found) > 1:
+        places = {(device.type, device.index) for device in found}
+        if len(places) < len(found) or any(kind != "cuda" or index is None for kind, index in places):
+            raise ModelRefusedError(f"device {devices!r}: name one device, or different GPUs such as cuda:0,cuda:1")
+    return found
 
 
 def find_device(device: str) -> torch.device:
