@@ -111,7 +111,11 @@ class Room:
 
 
 def memory_table() -> list[list[str]]:
-    room, gib = Room(BIG), lambda n: f"{n / GIB:.2f}"
+    room = Room(BIG)
+
+    def gib(n: float) -> str:
+        return f"{n / GIB:.2f}"
+
     embedding = VALUE_BYTES * BIG.vocab * BIG.d_model
     return [
         ["embedding, 128,256 x 8,192", f"{embedding:,}", gib(embedding)],

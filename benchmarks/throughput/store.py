@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from stratoscope.rows import FloatArray
 from stratoscope.store.run import Run
@@ -53,8 +54,8 @@ def _writing(place: Path, made: Made, shards: Sequence[Batches], rounds: int, si
         "plain/write and fsync": lambda: _plain_write(place / "plain", raw),
         "stratoscope/write": lambda: _write_run(place / "run", made, shards),
         "stratoscope/write, two runs at once": lambda: _write_two(place, made, shards),
-        "stratoscope/encode": lambda: [write_shard(table, place / f"{i}.parquet") for i, table in enumerate(tables)],
-        "stratoscope/read back": lambda: [check_shard(table, place / f"{i}.parquet") for i, table in enumerate(tables)],
+        "stratoscope/encode": lambda: _each(write_shard, tables, place),
+        "stratoscope/read back": lambda: _each(check_shard, tables, place),
         "stratoscope/hash": lambda: [file_sha256(place / f"{i}.parquet") for i in range(len(tables))],
         "stratoscope/widen": lambda: [shard_table(batches, made.measurement) for batches in shards],
     }
@@ -118,6 +119,11 @@ def _rate(
     return Figure(
         stage, subject, what, "MB/s of float32", values, {**sizes, "n_bytes": times * sizes["n_bytes"]}, limit
     )
+
+
+def _each(work: Callable[[pa.Table, Path], None], tables: Sequence[pa.Table], place: Path) -> None:
+    for index, table in enumerate(tables):
+        work(table, place / f"{index}.parquet")
 
 
 def _plain_write(path: Path, pieces: Sequence[bytes]) -> None:

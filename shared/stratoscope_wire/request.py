@@ -33,7 +33,8 @@ SOURCES: Final = ("text", "token_ids", "messages")
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # pydantic would keep the last 16,384 short strings that it has read; ids and texts do not come again.
+    model_config = ConfigDict(extra="forbid", frozen=True, cache_strings="keys")
 
 
 class Message(_Data):

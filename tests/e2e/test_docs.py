@@ -34,6 +34,7 @@ def test_every_test_that_the_page_on_security_names_exists() -> None:
         "docs/wire.md",
         "docs/cli.md",
         "docs/capture.md",
+        "docs/scale.md",
         "docs/deployment.md",
         "SECURITY.md",
         "docs/statistics.md",
