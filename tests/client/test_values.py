@@ -12,7 +12,7 @@ import pytest
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray
 from stratoscope.store.shard import read_column, write_shard
-from stratoscope.store.values import read_shard, read_values
+from stratoscope.store.values import ShardReader, read_values
 from stratoscope_wire import Column
 from stratoscope_wire.schema import KEY_FIELDS, response_schema
 
@@ -50,7 +50,7 @@ def table_of(make: Callable[[int], FloatArray], n_rows: int = ROWS) -> pa.Table:
 
 def read(path: Path, column: Column, n_rows: int = ROWS) -> FloatArray:
     out = np.full((n_rows, column.width), np.nan, np.float32)
-    read_shard(path, column, out)
+    ShardReader(path, n_rows, COLUMNS).read(column, out)
     return out
 
 
@@ -122,12 +122,31 @@ def test_other_rows_than_the_ledger_has_are_refused(tmp_path: Path) -> None:
 
 def test_rows_of_several_shards_come_in_the_order_wanted_and_others_are_left_out(tmp_path: Path) -> None:
     tables = [table_of(as_bfloat16, n) for n in (5, 7, 6)]
-    shards = [(tmp_path / f"{index}.parquet", len(table)) for index, table in enumerate(tables)]
-    for (path, _), table in zip(shards, tables, strict=True):
-        write_shard(table, path)
-    pile = np.concatenate([read_column(path, COLUMNS[1]) for path, _ in shards])
+    shards = [ShardReader(tmp_path / f"{index}.parquet", len(table), COLUMNS) for index, table in enumerate(tables)]
+    for shard, table in zip(shards, tables, strict=True):
+        write_shard(table, shard.path)
+    pile = np.concatenate([read_column(shard.path, COLUMNS[1]) for shard in shards])
     wanted = np.array([*range(5), 11, 9, 5, 17])
     target = np.full(18, -1, np.intp)
     target[wanted] = np.arange(len(wanted))
     np.testing.assert_array_equal(read_values(shards, COLUMNS[1], target, len(wanted)), pile[wanted])
     assert read_values([], COLUMNS[1], np.empty(0, np.intp), 0).shape == (0, WIDTH)
+
+
+def test_a_footer_is_read_once_for_all_columns_and_later_damage_is_still_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shard.parquet"
+    write_shard(table_of(as_bfloat16, 40), path)
+    shard, out = ShardReader(path, 40, COLUMNS), np.empty((40, WIDTH), np.float32)
+    shard.read(COLUMNS[0], out)
+    monkeypatch.setattr(pq, "read_metadata", None)
+    shard.read(COLUMNS[1], out)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 3], bytes(len(content)), content[::-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(ShardDamagedError):
+            shard.read(COLUMNS[1], out)
+    path.unlink()
+    with pytest.raises(ShardDamagedError):
+        shard.read(COLUMNS[1], out)

@@ -14,6 +14,7 @@ from stratoscope.store.damage import checked_keys, find_damage, records_by_shard
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord
 from stratoscope.store.measurement import Measurement
 from stratoscope.store.shard import FOLDER
+from stratoscope.store.values import ShardReader
 from stratoscope.store.views import RunColumns, RunTokens
 from stratoscope_wire import Capture, Column, ModelCard
 from stratoscope_wire.schema import KEY_FIELDS
@@ -152,11 +153,11 @@ class Run:
         label = self._label(selector)
         if not is_single_row(label):
             raise InvalidRequestError(f"selector {label!r} gives one row per token; use Run.tokens({label!r})")
-        return RunColumns(self.columns, self.card.n_layers, self._sized_shards, self._index, label)
+        return RunColumns(self.columns, self.card.n_layers, self._readers, self._index, label)
 
     def tokens(self, selector: str) -> RunTokens:
         """Return a view of a selector such as ``all``: ``(site, layer)`` to n_stimuli arrays (n_tokens, width)."""
-        return RunTokens(self.columns, self.card.n_layers, self._sized_shards, self._index, self._label(selector))
+        return RunTokens(self.columns, self.card.n_layers, self._readers, self._index, self._label(selector))
 
     def positions(self, selector: str | None = None) -> IntArray:
         """Return the token position of a selector's rows, int32 of shape (n_rows,); -1 where pooled."""
@@ -178,10 +179,10 @@ class Run:
         damages = find_damage(self.path, self._all_records, self._shards, fingerprint=self.card.fingerprint)
         return [damage.fault for damage in damages]
 
-    @property
-    def _sized_shards(self) -> list[tuple[Path, int]]:
-        """Files, each with the number of its rows."""
-        return list(zip(self.shard_paths, (shard.rows for shard in self._shards), strict=True))
+    @cached_property
+    def _readers(self) -> list[ShardReader]:
+        rows = (shard.rows for shard in self._shards)
+        return [ShardReader(path, n, self.columns) for path, n in zip(self.shard_paths, rows, strict=True)]
 
     @property
     def _records(self) -> list[StimulusRecord]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,13 +20,74 @@ from stratoscope_wire import Column
 READERS: Final = 2
 
 
-def read_values(shards: Sequence[tuple[Path, int]], column: Column, target: IndexArray, n_selected: int) -> FloatArray:
+class ShardReader:
+    """Reads columns of one shard. Where they lie is looked up once: a footer of many columns costs more than a column.
+
+    Parameters
+    ----------
+    path
+        Its file.
+    n_rows
+        Rows that the ledger has for it.
+    columns
+        All columns of activations.
+    """
+
+    def __init__(self, path: Path, n_rows: int, columns: Sequence[Column]) -> None:
+        self.path = path
+        self.n_rows = n_rows
+        self._columns = columns
+
+    def read(self, column: Column, out: FloatArray) -> None:
+        """Read one column; every page is held against its checksum.
+
+        Parameters
+        ----------
+        out : float32 array of shape (n_rows, width)
+            Takes the values.
+
+        Raises
+        ------
+        ShardDamagedError
+            If it cannot be read, or has not these rows.
+        """
+        try:
+            start, n_bytes = self._places[self._columns.index(column)].tolist()
+            if n_bytes:
+                with pa.OSFile(str(self.path)) as file:
+                    read_chunk(file, Chunk(start, n_bytes, self.n_rows * column.width), out)
+                return
+        except (PagesError, pa.ArrowException, OSError) as error:
+            raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
+        rows = read_column(self.path, column)
+        if len(rows) != self.n_rows:
+            raise ShardDamagedError(f"shard {self.path} has {len(rows)} rows; the ledger says {self.n_rows}")
+        np.copyto(out, rows)
+
+    @cached_property
+    def _places(self) -> npt.NDArray[np.int64]:
+        """Start and bytes of each column, shape (n_columns, 2); 0 bytes where Arrow must read, and judge, the file."""
+        places = np.zeros((len(self._columns), 2), np.int64)
+        metadata = pq.read_metadata(self.path)
+        if metadata.num_row_groups != 1 or metadata.num_rows != self.n_rows:
+            return places
+        wanted = {f"{column.name}.list.element": (index, column) for index, column in enumerate(self._columns)}
+        group = metadata.row_group(0)
+        for index, leaf in enumerate(metadata.schema):
+            place, column = wanted.get(leaf.path, (None, None))
+            if place is None or column is None or leaf.max_repetition_level != 1 or leaf.max_definition_level < 1:
+                continue
+            chunk = find_chunk(group.column(index))
+            if chunk is not None and chunk.n_values == self.n_rows * column.width:
+                places[place] = chunk.start, chunk.n_bytes
+        return places
+
+
+def read_values(shards: Sequence[ShardReader], column: Column, target: IndexArray, n_selected: int) -> FloatArray:
     """Read one column.
 
     Parameters
     ----------
-    shards
-        Files, each with its number of rows.
     target : intp array of shape (n_rows,)
         For each row of all shards, which row of the result it is; -1 for none.
 
@@ -39,61 +102,21 @@ def read_values(shards: Sequence[tuple[Path, int]], column: Column, target: Inde
         If a shard cannot be read.
     """
     values = np.empty((n_selected, column.width), np.float32)
-    pieces = np.split(target, np.cumsum([n_rows for _, n_rows in shards])[:-1]) if shards else []
+    pieces = np.split(target, np.cumsum([shard.n_rows for shard in shards])[:-1]) if shards else []
 
-    def read(path: Path, here: IndexArray) -> None:
+    def read(shard: ShardReader, here: IndexArray) -> None:
         kept = here >= 0
         if not kept.any():
             return
         first = int(here[0])
-        if np.array_equal(here, np.arange(first, first + len(here))):
-            read_shard(path, column, values[first : first + len(here)])
+        if np.array_equal(here, np.arange(first, first + shard.n_rows)):
+            shard.read(column, values[first : first + shard.n_rows])
         else:
-            piece = np.empty((len(here), column.width), np.float32)
-            read_shard(path, column, piece)
+            piece = np.empty((shard.n_rows, column.width), np.float32)
+            shard.read(column, piece)
             values[here[kept]] = piece[kept]
 
     with ThreadPoolExecutor(READERS) as pool:
-        for _ in pool.map(read, (path for path, _ in shards), pieces):
+        for _ in pool.map(read, shards, pieces):
             pass
     return values
-
-
-def read_shard(path: Path, column: Column, out: FloatArray) -> None:
-    """Read one column of a shard; every page is held against its checksum.
-
-    Parameters
-    ----------
-    out : float32 array of shape (n_rows, width)
-        Takes the values.
-
-    Raises
-    ------
-    ShardDamagedError
-        If it cannot be read, or has not these rows.
-    """
-    try:
-        with pa.OSFile(str(path)) as file:
-            chunk = _chunk(pq.read_metadata(file), column, len(out))
-            if chunk is not None:
-                read_chunk(file, chunk, out)
-                return
-    except (PagesError, pa.ArrowException, OSError) as error:
-        raise ShardDamagedError(f"column {column.name} of shard {path} cannot be read: {error}") from error
-    rows = read_column(path, column)
-    if len(rows) != len(out):
-        raise ShardDamagedError(f"shard {path} has {len(rows)} rows; the ledger says {len(out)}")
-    np.copyto(out, rows)
-
-
-def _chunk(metadata: pq.FileMetaData, column: Column, n_rows: int) -> Chunk | None:
-    """Find the pages of a column; None if Arrow must read, and judge, the file."""
-    if metadata.num_row_groups != 1 or metadata.num_rows != n_rows:
-        return None
-    wanted = f"{column.name}.list.element"
-    for index, leaf in enumerate(metadata.schema):
-        if leaf.path == wanted:
-            in_list = leaf.max_repetition_level == 1 and leaf.max_definition_level >= 1
-            chunk = find_chunk(metadata.row_group(0).column(index)) if in_list else None
-            return chunk if chunk is not None and chunk.n_values == n_rows * column.width else None
-    return None

@@ -1,14 +1,13 @@
 """Views of a run's activations that read one column when it is asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from stratoscope.columns import ColumnKey, column_key, find_column
 from stratoscope.rows import FloatArray, RowIndex
-from stratoscope.store.values import read_values
+from stratoscope.store.values import ShardReader, read_values
 from stratoscope_wire import Column
 
 T = TypeVar("T")
@@ -29,7 +28,7 @@ class _RunView(Mapping[ColumnKey, T]):
         self,
         columns: Sequence[Column],
         n_layers: int,
-        shards: Sequence[tuple[Path, int]],
+        shards: Sequence[ShardReader],
         index: RowIndex,
         selector: str,
     ) -> None:
