@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,13 @@ from throughput.figure import Figure
 from throughput.made import Batches, Made
 
 SHARD_BYTES = 64 << 20
+
+
+class Took(NamedTuple):
+    """Seconds of the clock, and of all processors."""
+
+    wall: float
+    cpu: float
 
 
 def measure(
@@ -59,14 +66,12 @@ def _writing(place: Path, made: Made, shards: Sequence[Batches], rounds: int, si
         "stratoscope/hash": lambda: [file_sha256(place / f"{i}.parquet") for i in range(len(tables))],
         "stratoscope/widen": lambda: [shard_table(batches, made.measurement) for batches in shards],
     }
-    seconds = _interleaved(works, rounds)
     times = {"stratoscope/write, two runs at once": 2}
     return [
-        _rate("write" if subject == "stratoscope" else "limit", subject, what, seconds[name], sizes, times.get(name, 1),
-              "" if subject == "plain" else "plain/write and fsync")
-        for name in works
-        for subject, what in [name.split("/", 1)]
-    ]  # fmt: skip
+        figure
+        for name, took in _interleaved(works, rounds).items()
+        for figure in _rates("write", name, took, _times(sizes, times.get(name, 1)), "plain/write and fsync")
+    ]
 
 
 def _reading(place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]) -> list[Figure]:
@@ -86,39 +91,49 @@ def _reading(place: Path, made: Made, shards: Sequence[Batches], rounds: int, si
     cold = _interleaved(works, rounds, before=lambda: _drop(files))
     size = {**sizes, "n_bytes": 4.0 * made.n_stimuli * made.d_model}
     return [
-        _rate("read" if subject == "stratoscope" else "limit", subject, f"{what}, {state}", seconds[name], size, 1,
-              "" if subject != "stratoscope" else f"mmap and widen/{what}, {state}")
+        figure
         for state, seconds in (("page cache warm", warm), ("page cache cold", cold))
-        for name in works
-        for subject, what in [name.rsplit("/", 1)]
-    ]  # fmt: skip
+        for name, took in seconds.items()
+        for figure in _rates("read", f"{name}, {state}", took, size, f"mmap and widen/read a layer, {state}")
+    ]
 
 
 def _interleaved(
     works: dict[str, Callable[[], Any]], rounds: int, before: Callable[[], None] | None = None
-) -> dict[str, list[float]]:
+) -> dict[str, list[Took]]:
     """Time every piece of work once in each round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[Took]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
             if before is not None:
                 before()
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             result = work()
-            took = time.perf_counter() - began
+            took = Took(time.perf_counter() - wall, time.process_time() - cpu)
             del result
             if number:
                 seconds[name].append(took)
     return seconds
 
 
-def _rate(
-    stage: str, subject: str, what: str, seconds: Sequence[float], sizes: dict[str, float], times: int, limit: str
-) -> Figure:
-    values = tuple(times * sizes["n_bytes"] / 1e6 / one for one in seconds)
-    return Figure(
-        stage, subject, what, "MB/s of float32", values, {**sizes, "n_bytes": times * sizes["n_bytes"]}, limit
-    )
+def _times(sizes: dict[str, float], times: int) -> dict[str, float]:
+    return {**sizes, "n_bytes": times * sizes["n_bytes"]}
+
+
+def _rates(stage: str, name: str, took: Sequence[Took], sizes: dict[str, float], limit: str) -> list[Figure]:
+    """Give bytes of float32 by time, and by time of one processor: on a busy machine, that is the one to trust."""
+    subject, what = name.split("/", 1)
+    ours = subject == "stratoscope"
+    stage = stage if ours else "limit"
+    wall = tuple(sizes["n_bytes"] / 1e6 / one.wall for one in took)
+    cpu = tuple(sizes["n_bytes"] / 1e6 / one.cpu for one in took)
+    return [
+        Figure(stage, subject, what, "MB/s", wall, sizes, limit if ours else ""),
+        Figure(
+            stage, subject, f"{what}, by processor time", "MB/s and core", cpu, sizes,
+            f"{limit}, by processor time" if ours else "",
+        ),
+    ]  # fmt: skip
 
 
 def _each(work: Callable[[pa.Table, Path], None], tables: Sequence[pa.Table], place: Path) -> None:
