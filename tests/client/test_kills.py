@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.client.conftest import FaultServer
 
 N = 150
-FATAL_STEPS = (-7, 2, 3, 4, 5, 6, 7, 9, 10, 18)
+FATAL_STEPS = (-7, 2, 3, 4, 5, 6, 7, 9, 10, 12)
 """Where the process dies: while the run is set up, at the steps of its first commit, and in its second."""
 
 
