@@ -69,35 +69,31 @@ def collect(model: Any, tokenizer: Any, texts: Sequence[str]) -> Features:
     return {name: np.stack(rows) for name, rows in states.items()}
 
 
-def fit(features: Features, target: Mapping[str, Any], order: Mapping[str, Any]) -> dict[str, float]:
-    """Return the mean score over folds of every column."""
-    y, groups = np.array(target["y"]), np.array(target["groups"])
-    folds = PredefinedSplit(target["fold_of"])
-    estimator, scoring = (
-        (SVC(kernel="linear", C=order["C"], tol=order["tolerance"]), "balanced_accuracy")
-        if target["probe"] == "svm"
-        else (
-            GridSearchCV(
-                Ridge(), {"alpha": order["alphas"]}, cv=GroupKFold(order["inner_folds"]), scoring="neg_mean_squared_error"
-            ),
-            "r2",
-        )
-    )
-    params = {"groups": groups} if target["probe"] != "svm" else None
+def fit(features: Features, target: Mapping[str, Any], order: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return of every column the mean score over folds of each label vector: as given, then the shuffled ones."""
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         scores = joblib.Parallel(n_jobs=order["threads"])(
-            joblib.delayed(score)(estimator, X, y, folds, scoring, params) for X in features.values()
+            joblib.delayed(score)(X, target, order) for X in features.values()
         )
     return dict(zip(features, scores, strict=True))
 
 
-def score(
-    estimator: Any, X: npt.NDArray[np.float32], y: npt.NDArray[Any], folds: Any, scoring: str, params: Any
-) -> float:
-    """Return one column's mean score over folds."""
+def score(X: npt.NDArray[np.float32], target: Mapping[str, Any], order: Mapping[str, Any]) -> list[float]:
+    """Cross-validate one column."""
     sklearn.set_config(enable_metadata_routing=True)  # a process of its own begins with the default
-    pipeline = make_pipeline(StandardScaler(), estimator)
-    return float(cross_val_score(pipeline, X.astype(np.float64), y, cv=folds, scoring=scoring, params=params).mean())
+    if target["probe"] == "svm":
+        estimator: Any = SVC(kernel="linear", C=order["C"], tol=order["tolerance"])
+        scoring, params = "balanced_accuracy", None
+    else:
+        grid, inner = {"alpha": order["alphas"]}, GroupKFold(order["inner_folds"])
+        estimator = GridSearchCV(Ridge(), grid, cv=inner, scoring="neg_mean_squared_error")
+        scoring, params = "r2", {"groups": np.array(target["groups"])}
+    pipeline, folds = make_pipeline(StandardScaler(), estimator), PredefinedSplit(target["fold_of"])
+    rows = X.astype(np.float64)
+    return [
+        float(cross_val_score(pipeline, rows, np.array(y), cv=folds, scoring=scoring, params=params).mean())
+        for y in target["vectors"]
+    ]
 
 
 if __name__ == "__main__":

@@ -64,6 +64,20 @@ class Peer:
         return json.loads(line)
 
 
+def python_of(environment: str) -> Path:
+    """Return the interpreter of a peer's environment.
+
+    Raises
+    ------
+    PeerError
+        If the environment is not there.
+    """
+    python = ENVIRONMENTS / environment / "bin" / "python"
+    if not python.exists():
+        raise PeerError(f"the environment {python.parents[1]} does not exist; make it with: make bench-setup")
+    return python
+
+
 @contextmanager
 def running(module: str, environment: str, model: Path, threads: int, dtype: str = "bfloat16") -> Iterator[Peer]:
     """Start a peer in its environment and give it once its model is loaded.
@@ -73,9 +87,7 @@ def running(module: str, environment: str, model: Path, threads: int, dtype: str
     PeerError
         If its environment is not there, or it does not start.
     """
-    python = ENVIRONMENTS / environment / "bin" / "python"
-    if not python.exists():
-        raise PeerError(f"the environment {python.parents[1]} does not exist; make it with: make bench-setup")
+    python = python_of(environment)
     order = json.dumps({"model": str(model), "threads": threads, "dtype": dtype})
     process = subprocess.Popen(
         [python, "-m", f"peers.{module}", order],

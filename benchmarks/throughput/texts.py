@@ -1,4 +1,4 @@
-"""The texts of the engine's benchmark: as long as those of the built-in experiments, with and without shared beginnings."""
+"""Texts as long as those of the built-in experiments, with and without shared beginnings."""
 
 from collections.abc import Iterator
 from typing import Final
