@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stratoscope_server.engines.packing import pack
-from stratoscope_server.engines.protocol import Prompt, RowSpec
+from stratoscope_server.engines.protocol import Prompt
 from stratoscope_server.engines.synthetic import SyntheticTokenizer
 from stratoscope_server.selection import row_keys, select_rows
 from stratoscope_wire import Selector, SpanSelector
@@ -63,14 +60,3 @@ def test_row_keys_say_what_each_row_is() -> None:
     assert selectors == ["last", "mean", "all", "all", "all"]
     assert positions.tolist() == [2, -1, 0, 1, 2]
     assert tokens.tolist() == [7, -1, 9, 8, 7]
-
-
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60), budget=st.integers(1, 200))
-def test_packing_keeps_every_prompt_once_and_the_budget(lengths: list[int], budget: int) -> None:
-    row = RowSpec("last", np.array([0], np.int32), pooled=False)
-    prompts = [Prompt(str(index), np.zeros(length, np.int32), (row,)) for index, length in enumerate(lengths)]
-    batches = pack(prompts, budget)
-    assert sorted(prompt.stimulus_id for batch in batches for prompt in batch) == sorted(p.stimulus_id for p in prompts)
-    for batch in batches:
-        padded = max(prompt.n_tokens for prompt in batch) * len(batch)
-        assert padded <= budget or len(batch) == 1

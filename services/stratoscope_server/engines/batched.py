@@ -13,7 +13,7 @@ from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.request import Dtype
 
 DEFAULT_BATCH_TOKENS: Final = 1024
-"""For a CPU: short texts of mixed lengths lose more to padding in larger batches than they gain. A GPU wants more."""
+"""For a CPU, where larger ones are no faster. A GPU wants more."""
 
 
 LOOK_SECONDS: Final = 0.5
@@ -54,18 +54,27 @@ class BatchedEngine:
     runner
         What computes.
     max_batch_tokens
-        Padded tokens per batch, at most; one longer prompt runs alone. ``None`` for `DEFAULT_BATCH_TOKENS`.
+        Tokens per batch, at most, padding counted and a shared prefix once; one longer prompt runs alone. ``None``
+        for `DEFAULT_BATCH_TOKENS`.
     stall_seconds
         A batch that runs longer will never end: the engine counts as dead.
+    merge
+        Whether the runner computes once what prompts share.
     """
 
     max_stimulus_bytes = None
 
     def __init__(
-        self, runner: Runner, max_batch_tokens: int | None = None, stall_seconds: float = DEFAULT_STALL_SECONDS
+        self,
+        runner: Runner,
+        max_batch_tokens: int | None = None,
+        stall_seconds: float = DEFAULT_STALL_SECONDS,
+        *,
+        merge: bool = True,
     ) -> None:
         self._runner = runner
         self._max_batch_tokens = max_batch_tokens or DEFAULT_BATCH_TOKENS
+        self._merge = merge
         self._passes = Passes()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._stall_seconds = stall_seconds
@@ -94,7 +103,7 @@ class BatchedEngine:
 
     async def capture(self, job: Job) -> AsyncGenerator[Block, None]:
         """Yield one block per batch; see `Engine.capture`."""
-        batches = iter(pack(job.prompts, self._max_batch_tokens))
+        batches = iter(pack(job.prompts, self._max_batch_tokens, merge=self._merge))
         running = self._submit(next(batches), job)
         try:
             for batch in batches:

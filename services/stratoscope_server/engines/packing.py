@@ -1,30 +1,47 @@
-"""Packing prompts into batches by length, under a token budget."""
+"""Packing prompts into batches under a token budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from stratoscope_server.engines.arranging import Row, apart, arrangements, by_class, cost
 from stratoscope_server.engines.protocol import Prompt
 
 
-def pack(prompts: Sequence[Prompt], max_batch_tokens: int) -> list[list[Prompt]]:
-    """Group prompts of like length so that no padded batch exceeds the budget.
+def pack(prompts: Sequence[Prompt], max_batch_tokens: int, *, merge: bool = True) -> list[list[Prompt]]:
+    """Group prompts so that what they share is computed once, little is padding, and no batch exceeds the budget.
 
-    A batch costs its longest prompt times its number of prompts; a prompt beyond the budget is a batch of its own.
+    Prompts of like length are arranged in rows (see `stratoscope_server.engines.arranging`) in the way that costs
+    least. A batch costs the tokens of its longest row times its number of rows; what is read of it is no more than the
+    budget in rows either. A prompt beyond the budget is a batch of its own.
 
     Parameters
     ----------
     prompts
         In any order.
     max_batch_tokens
-        Padded tokens per batch, at most.
+        Tokens per batch, at most: padding counted, and a shared prefix once.
+    merge
+        Whether what prompts share is computed once.
 
     Returns
     -------
-    Batches of prompts, shortest first, so that the first rows leave early.
+    Batches of prompts, shorter ones first, so that the first rows leave early.
     """
-    batches: list[list[Prompt]] = []
-    for prompt in sorted(prompts, key=lambda prompt: prompt.n_tokens):
-        if batches and prompt.n_tokens * (len(batches[-1]) + 1) <= max_batch_tokens:
-            batches[-1].append(prompt)
-        else:
-            batches.append([prompt])
-    return batches
+    packed: list[list[Prompt]] = []
+    for width, group in by_class(prompts).items():
+        arranged = arrangements(group, width, max_batch_tokens) if merge else [apart(group)]
+        ways = [list(_batches(rows, max_batch_tokens)) for rows in arranged]
+        best = min(ways, key=lambda batches: sum(map(cost, batches)))
+        packed += [[group[placed.prompt] for row in batch for placed in row.placed] for batch in best]
+    return packed
+
+
+def _batches(rows: Sequence[Row], max_batch_tokens: int) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    for row in rows:
+        width = max(row.n_tokens for row in [*batch, row])
+        n_rows = sum(row.n_rows for row in [*batch, row])
+        if batch and (width * (len(batch) + 1) > max_batch_tokens or n_rows > max_batch_tokens):
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from stratoscope_server.engines.arranging import apart
 from stratoscope_server.engines.protocol import EngineError, Prompt, RowSpec
-from stratoscope_server.engines.torch.batch import pad
+from stratoscope_server.engines.torch.layout import lay_out
 from stratoscope_server.engines.torch.recorder import Recorder
 from stratoscope_wire import Column
 from stratoscope_wire.sites import SITES
@@ -59,7 +60,7 @@ def test_a_column_that_is_computed_twice_is_an_error(
     load_tiny: Callable[..., Any], prompts_of: Callable[..., list[Prompt]]
 ) -> None:
     runner = load_tiny("llama")
-    batch = pad(prompts_of(runner, ["one"]))
+    batch = lay_out(prompts_of(runner, ["one"]), apart)
     recorder = Recorder(batch, runner.card.columns(["resid_post"]), "float32", torch.device("cpu"))
     states = torch.ones(*batch.token_ids.shape, 32)
     recorder.write("resid_post.0", states)
@@ -71,7 +72,7 @@ def test_states_of_another_width_are_an_error(
     load_tiny: Callable[..., Any], prompts_of: Callable[..., list[Prompt]]
 ) -> None:
     runner = load_tiny("llama")
-    batch = pad(prompts_of(runner, ["one"]))
+    batch = lay_out(prompts_of(runner, ["one"]), apart)
     recorder = Recorder(batch, [Column("embed", None, 32, 0)], "float32", torch.device("cpu"))
     with pytest.raises(EngineError, match="has shape") as caught:
         recorder.write("embed", torch.ones(*batch.token_ids.shape, 31))
@@ -82,7 +83,7 @@ def test_states_that_are_overwritten_later_keep_their_value(
     load_tiny: Callable[..., Any], prompts_of: Callable[..., list[Prompt]]
 ) -> None:
     runner = load_tiny("llama")
-    batch = pad(prompts_of(runner, ["one"]))
+    batch = lay_out(prompts_of(runner, ["one"]), apart)
     recorder = Recorder(batch, runner.card.columns(["resid_post"], [0, 1]), "float32", torch.device("cpu"))
     states = torch.ones(*batch.token_ids.shape, 32)
     recorder.write("resid_post.0", states)

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stratoscope_server.engines.arranging import apart
 from stratoscope_server.engines.protocol import Prompt
-from stratoscope_server.engines.torch.batch import pad
+from stratoscope_server.engines.torch.layout import lay_out
 from stratoscope_server.selection import select_rows
 from stratoscope_wire import Selector, SpanSelector
 from stratoscope_wire.dtypes import to_float32
@@ -150,8 +151,8 @@ def test_what_stands_in_the_padding_changes_nothing(
 ) -> None:
     runner = load_tiny(architecture)
     prompts = prompts_of(runner, texts)
-    batch = pad(prompts)
-    lengths = torch.tensor([prompt.n_tokens for prompt in prompts])
+    batch = lay_out(prompts, apart)
+    lengths = torch.tensor(sorted(prompt.n_tokens for prompt in prompts))
     padding = torch.arange(batch.token_ids.shape[1])[None] >= lengths[:, None]
     assert padding.sum() > 20
     other = torch.where(padding, (batch.token_ids + 17) % runner.card.vocab_size, batch.token_ids)

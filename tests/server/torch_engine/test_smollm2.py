@@ -1,10 +1,12 @@
 """The embedded model itself: parity in all its 30 layers, what it knows, and how it is converted."""
 
 import asyncio
+import csv
 import importlib.metadata
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from stratoscope_server.engines.arranging import arrange
 from stratoscope_server.engines.batched import BatchedEngine
 from stratoscope_server.engines.pretrained import smollm2 as conversion
 from stratoscope_server.engines.pretrained.source import resolve_source
@@ -91,6 +94,25 @@ def test_stopping_early_gives_the_bits_of_a_full_pass(
     assert ran == list(range(deepest + 1 if site == "resid_post" else max(deepest, 0)))
     for whole, part in zip(captured, found, strict=True):
         assert np.array_equal(whole[column], part[column])
+
+
+def test_built_in_texts_that_begin_alike_equal_hugging_face(
+    smollm2: Any,
+    hugging_face: Any,
+    capture: Callable[..., list[dict[str, Any]]],
+    reference_of: Callable[..., dict[str, Any]],
+    prompts_of: Callable[..., list[Prompt]],
+    distance: Callable[..., float],
+) -> None:
+    lines = resources.files("stratoscope.experiments").joinpath("relation.csv").read_text("utf-8").splitlines()
+    texts = [line["text"] for line in csv.DictReader(lines)][:24]
+    prompts = prompts_of(smollm2, texts)
+    [row] = arrange(prompts)
+    assert row.n_tokens < 0.8 * sum(prompt.n_tokens for prompt in prompts)
+    for prompt, states in zip(prompts, capture(smollm2, prompts), strict=True):
+        expected = reference_of(hugging_face, prompt.token_ids)
+        for column in states:
+            assert distance(states[column], expected[column]) <= 1e-5, column
 
 
 def test_spans_find_the_tokens_of_their_words(smollm2: Any) -> None:

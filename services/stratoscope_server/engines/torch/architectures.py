@@ -29,6 +29,8 @@ class Family:
         The norm before the MLP; its input is ``resid_mid``.
     attention
         Implementation of attention: ``eager`` where torch's fused kernel cannot express what the family computes.
+    masks
+        How the model takes an attention mask of its own: one for all layers, or one for each type of layer.
     language_model
         Path of the language model in what ``AutoModel`` loads; empty where that is the language model.
     """
@@ -40,6 +42,7 @@ class Family:
     mlp_out: str
     mlp_norm: str
     attention: Attention = "sdpa"
+    masks: Literal["one", "by layer type"] = "one"
     language_model: str = ""
 
 
@@ -66,7 +69,9 @@ _GEMMA3_TEXT: Final = Family(
     attn_out="post_attention_layernorm",
     mlp_out="post_feedforward_layernorm",
     mlp_norm="pre_feedforward_layernorm",
+    masks="by layer type",
 )
+_QWEN: Final = replace(_LLAMA, masks="by layer type")
 _GEMMA3: Final = replace(_GEMMA3_TEXT, language_model="language_model")
 # Its attention scores are soft-capped before the softmax, which the fused kernel cannot do.
 _GEMMA2: Final = replace(_GEMMA3_TEXT, attention="eager")
@@ -80,7 +85,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "mistral": _LLAMA,
     "mixtral": _LLAMA,
     "phi3": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
+    "qwen2": _QWEN,
+    "qwen3": _QWEN,
 }
 """Families by the ``model_type`` of a model's config."""

@@ -1,13 +1,16 @@
-"""One padded batch: token ids in, and which of its rows are read."""
+"""One batch: token ids in, and which of its rows are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stratoscope_server.engines.protocol import EngineError, Prompt
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class RowIndex:
 
         Parameters
         ----------
-        states : tensor of shape (n_prompts, n_tokens, width)
+        states : tensor of shape (n_sequences, n_tokens, width)
 
         Returns
         -------
@@ -66,13 +69,15 @@ class RowIndex:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prompts padded on the right to one length.
-
-    Attention is causal, so that nothing after a prompt's last token reaches its states; no mask is needed.
+    """What runs in one forward pass.
 
     Attributes
     ----------
-    token_ids : int64 tensor of shape (n_prompts, n_tokens)
+    token_ids : int64 tensor of shape (n_sequences, n_tokens)
+    positions : int64 tensor of shape (n_sequences, n_tokens), or (1, n_tokens) where all have the same
+        Of each token in its text.
+    attended : bool tensor of shape (n_sequences, n_tokens, n_tokens), or None
+        Which tokens of its sequence each one attends to; ``None`` for all up to it.
     rows
         On the host.
     owners : sequence of str, length n_rows
@@ -80,28 +85,19 @@ class Batch:
     """
 
     token_ids: torch.Tensor
+    positions: torch.Tensor
+    attended: torch.Tensor | None
     rows: RowIndex
     owners: Sequence[str]
 
 
-def pad(prompts: Sequence[Prompt]) -> Batch:
-    """Lay prompts out as one batch.
-
-    Raises
-    ------
-    EngineError
-        If a prompt has no tokens or asks for a position it does not have: that row would be another prompt's.
-    """
-    for prompt in prompts:
-        _check_positions(prompt)
-    n_tokens = max(prompt.n_tokens for prompt in prompts)
-    # Padded with its own last token, not with a pad token: whatever follows a prompt is then as finite as it is.
-    token_ids = np.stack([np.pad(prompt.token_ids, (0, n_tokens - prompt.n_tokens), mode="edge") for prompt in prompts])
-    owners = [prompt.stimulus_id for prompt in prompts for _ in range(prompt.n_rows)]
-    return Batch(torch.from_numpy(token_ids.astype(np.int64)), _index_rows(prompts, n_tokens), owners)
+def row_owners(prompts: Sequence[Prompt]) -> list[str]:
+    """Return the stimulus id of each row of the answer."""
+    return [prompt.stimulus_id for prompt in prompts for _ in range(prompt.n_rows)]
 
 
-def _check_positions(prompt: Prompt) -> None:
+def check_positions(prompt: Prompt) -> None:
+    """Refuse a prompt without tokens, or one that asks for a position it does not have."""
     if not prompt.n_tokens:
         raise EngineError("empty_stimulus", f"stimulus {prompt.stimulus_id!r} has no tokens", status=422)
     for spec in prompt.rows:
@@ -113,16 +109,23 @@ def _check_positions(prompt: Prompt) -> None:
             )
 
 
-def _index_rows(prompts: Sequence[Prompt], n_tokens: int) -> RowIndex:
+def index_rows(prompts: Sequence[Prompt], places: Sequence[IntArray]) -> RowIndex:
+    """Say which rows of a batch's states become which rows of the answer.
+
+    Parameters
+    ----------
+    places
+        For each prompt, the row of the states at which each of its tokens is.
+    """
     plain_source: list[int] = []
     plain_row: list[int] = []
     pooled_source: list[int] = []
     pooled_length: list[int] = []
     pooled_row: list[int] = []
     row = 0
-    for index, prompt in enumerate(prompts):
+    for prompt, place in zip(prompts, places, strict=True):
         for spec in prompt.rows:
-            sources = (spec.positions.astype(np.int64) + index * n_tokens).tolist()
+            sources = place[spec.positions].tolist()
             if spec.pooled:
                 pooled_source += sources
                 pooled_length.append(len(sources))

@@ -14,7 +14,9 @@ from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS, EngineErr
 from stratoscope_server.engines.selfcheck import check_sums, known_prompt, states_of
 from stratoscope_server.engines.torch.architectures import FAMILIES
 from stratoscope_server.engines.torch.loading import load_model
+from stratoscope_server.engines.torch.prefixes import shares_prefixes
 from stratoscope_server.engines.torch.runner import TorchRunner
+from stratoscope_wire import ModelCard
 from stratoscope_wire.sites import SITES
 
 
@@ -49,9 +51,11 @@ def load_runner(
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
     )
-    runner = TorchRunner(loaded, tokenizer, card)
+    runner = TorchRunner(loaded, tokenizer, _card_with(card, prefixes="computed once"))
     _check(runner)
-    return runner
+    if shares_prefixes(runner):
+        return runner
+    return TorchRunner(loaded, tokenizer, _card_with(card, prefixes="computed for each text"), merge=False)
 
 
 def load_engine(
@@ -79,7 +83,7 @@ def load_engine(
     device
         ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto`` for a GPU where there is one.
     max_batch_tokens
-        Padded tokens per batch, at most; ``None`` for the default.
+        Tokens per batch, at most, padding counted and a shared prefix once; ``None`` for the default.
     cache_dir
         Where the converted embedded model is kept.
     random_weights
@@ -103,7 +107,11 @@ def load_engine(
         random_weights=random_weights,
         checkpoint_sha256=checkpoint_sha256,
     )
-    return BatchedEngine(runner, max_batch_tokens, stall_seconds)
+    return BatchedEngine(runner, max_batch_tokens, stall_seconds, merge=runner.merge)
+
+
+def _card_with(card: ModelCard, **versions: str) -> ModelCard:
+    return card.model_copy(update={"versions": {**card.versions, **versions}})
 
 
 def _check(runner: TorchRunner) -> None:

@@ -12,6 +12,7 @@ from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 from stratoscope_server.engines.pretrained.quiet import quiet_transformers
 from stratoscope_server.engines.pretrained.source import Source
 from stratoscope_server.engines.torch.architectures import FAMILIES, Family
+from stratoscope_server.engines.torch.attention import attention_of
 
 ComputeDtype = Literal["float32", "bfloat16", "auto"]
 """Type in which a model computes; ``auto`` is the checkpoint's own."""
@@ -81,7 +82,7 @@ def load_model(source: Source, *, dtype: str, device: str, random_weights: int |
         model, info = AutoModel.from_pretrained(
             source.folder,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation=family.attention,
+            attn_implementation=attention_of(family),
             device_map=None if target.type == "cpu" else {"": target},
             use_safetensors=True,
             trust_remote_code=False,
@@ -101,7 +102,7 @@ def _untrained(source: Source, family: Family, *, dtype: str, device: torch.devi
         torch.manual_seed(seed)
         # Drawn in float32 on the CPU, so that the type and the device do not change what is drawn.
         model = AutoModel.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=torch.float32, attn_implementation=family.attention
+            config, dtype=torch.float32, attn_implementation=attention_of(family)
         )
     module = model.get_submodule(family.language_model).eval().to(device=device, dtype=chosen)
     return LoadedModel(module, family, _computed_dtype(source, module))

@@ -78,8 +78,9 @@ class Recorder:
             self._rows[states.device] = self._batch.rows.to(states.device)
         rows = self._rows[states.device].gather(states)
         view = self._views[column].copy_(rows)
-        self._finite[0, index] = rows.isfinite().all()
-        self._finite[1, index] = view.isfinite().all()
+        self._finite[0, index] = _all_finite(rows)
+        # A wider type holds whatever the model computes.
+        self._finite[1, index] = self._finite[0, index] if _holds(view.dtype, rows.dtype) else _all_finite(view)
         if not self._pending:
             raise EveryColumnWritten
 
@@ -119,3 +120,12 @@ class Recorder:
             "ask for dtype float32",
             status=422,
         )
+
+
+def _all_finite(values: torch.Tensor) -> torch.Tensor:
+    """Say whether no value is infinite or not a number; the extremes of what holds one of those are not finite."""
+    return torch.stack(values.aminmax()).isfinite().all()
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    return wide in (narrow, torch.float32)

@@ -5,10 +5,13 @@ from contextlib import suppress
 
 import torch
 
+from stratoscope_server.engines.arranging import apart, arrange
 from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
 from stratoscope_server.engines.protocol import EngineError, Prompt
-from stratoscope_server.engines.torch.batch import Batch, pad
+from stratoscope_server.engines.torch.batch import Batch
+from stratoscope_server.engines.torch.layout import lay_out
 from stratoscope_server.engines.torch.loading import LoadedModel
+from stratoscope_server.engines.torch.masks import attention_mask
 from stratoscope_server.engines.torch.recorder import EveryColumnWritten, Recorder
 from stratoscope_server.engines.torch.taps import attached, locate_taps
 from stratoscope_server.selection import row_keys
@@ -30,6 +33,8 @@ class TorchRunner:
         Its tokenizer.
     card
         What it publishes.
+    merge
+        Whether what prompts share is computed once.
 
     Raises
     ------
@@ -37,8 +42,9 @@ class TorchRunner:
         If the model has not the modules of its family.
     """
 
-    def __init__(self, loaded: LoadedModel, tokenizer: FastTokenizer, card: ModelCard) -> None:
+    def __init__(self, loaded: LoadedModel, tokenizer: FastTokenizer, card: ModelCard, *, merge: bool = True) -> None:
         self._loaded = loaded
+        self.merge = merge
         self._tokenizer = tokenizer
         self._card = card
         self._taps = locate_taps(loaded.module, loaded.family, card.n_layers)
@@ -64,7 +70,7 @@ class TorchRunner:
         """
         for prompt in prompts:
             self._check(prompt)
-        batch = pad(prompts)
+        batch = lay_out(prompts, arrange if self.merge else apart)
         try:
             values = self._read(batch, columns, dtype)
         except torch.OutOfMemoryError as error:
@@ -87,9 +93,14 @@ class TorchRunner:
         return recorder.finish()
 
     def _forward(self, batch: Batch) -> None:
-        token_ids = batch.token_ids.to(self._loaded.device)
-        positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
-        self._loaded.module(input_ids=token_ids, position_ids=positions, use_cache=False)
+        loaded = self._loaded
+        dtype = getattr(torch, loaded.dtype)
+        loaded.module(
+            input_ids=batch.token_ids.to(loaded.device),
+            position_ids=batch.positions.to(loaded.device),
+            attention_mask=attention_mask(batch, loaded.family, loaded.config, dtype, loaded.device),
+            use_cache=False,
+        )
 
     def _check(self, prompt: Prompt) -> None:
         if prompt.n_tokens > self._card.max_tokens:
