@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from throughput.ours import delivered_states, model_folder, served
-from throughput.peer import PeerError, farthest, running
+from throughput.peer import PeerError, farthest, python_of, running
 from throughput.rivals import Rival
 
 BOUND: Final = 1e-5
@@ -24,7 +24,7 @@ def check_exact(rivals: Sequence[Rival], texts: Sequence[str], folder: Path) -> 
     with served(folder, "float32") as client:
         ours = delivered_states(client, texts)
     for module, environment in {rival.module: rival.environment for rival in rivals}.items():
-        with running(module, environment, model_folder(), len(os.sched_getaffinity(0)), "float32") as peer:
+        with running(module, python_of(environment), model_folder(), len(os.sched_getaffinity(0)), "float32") as peer:
             for rival in (rival for rival in rivals if rival.module == module):
                 distance = farthest(ours, peer.states(rival.way, texts, 8, folder)[0])
                 print(f"{rival.subject} against ours in float32, relative L2 at worst: {distance:.1e}", flush=True)

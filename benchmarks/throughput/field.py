@@ -11,7 +11,7 @@ from typing import Final
 from stratoscope import Client
 from stratoscope_server.engines.batched import BatchedEngine
 from throughput.ours import collected, computed, delivered_states, in_process, model_folder, served
-from throughput.peer import Peer, PeerError, farthest, running
+from throughput.peer import Peer, PeerError, farthest, python_of, running
 from throughput.rivals import Rival
 
 BOUND: Final = 6e-2
@@ -88,7 +88,7 @@ def prepared(folder: Path, rivals: Sequence[Rival]) -> Iterator[Field]:
     threads = len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         peers = {
-            module: stack.enter_context(running(module, environment, model_folder(), threads))
+            module: stack.enter_context(running(module, python_of(environment), model_folder(), threads))
             for module, environment in {rival.module: rival.environment for rival in rivals}.items()
         }
         client = stack.enter_context(served(folder))

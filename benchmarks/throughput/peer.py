@@ -79,15 +79,14 @@ def python_of(environment: str) -> Path:
 
 
 @contextmanager
-def running(module: str, environment: str, model: Path, threads: int, dtype: str = "bfloat16") -> Iterator[Peer]:
-    """Start a peer in its environment and give it once its model is loaded.
+def running(module: str, python: Path, model: Path, threads: int, dtype: str = "bfloat16") -> Iterator[Peer]:
+    """Start a peer with an interpreter that has it, and give it once its model is loaded.
 
     Raises
     ------
     PeerError
-        If its environment is not there, or it does not start.
+        If it does not start.
     """
-    python = python_of(environment)
     order = json.dumps({"model": str(model), "threads": threads, "dtype": dtype})
     process = subprocess.Popen(
         [python, "-m", f"peers.{module}", order],
