@@ -62,7 +62,8 @@ def answer(loaded: Loaded, order: Mapping[str, Any]) -> dict[str, float]:
     states, n_tokens = loaded.ways[order["way"]](order["texts"], order["size"])
     seconds = time.perf_counter() - began
     if "out" in order:
-        np.savez(order["out"], **{name: rows.float().numpy() for name, rows in states.items()})
+        arrays: dict[str, Any] = {name: rows.float().numpy() for name, rows in states.items()}
+        np.savez(order["out"], **arrays)
     return {"seconds": seconds, "tokens": n_tokens}
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from nnsight import TransformersModel
+from nnsight import TransformersModel, save
 
 from peers.batches import Batch
 from peers.repeating import Loaded, batched, repeat
@@ -17,7 +17,7 @@ def traced(model: Any, batch: Batch) -> dict[str, torch.Tensor]:
     """Run a batch; the trace stops before the unembedding, which nothing asks for."""
     inputs = {"input_ids": batch.token_ids, "attention_mask": batch.mask, "use_cache": False}
     with model.trace(inputs) as tracer:
-        saved = {}.save()
+        saved: dict[str, torch.Tensor] = save({})
         for layer, block in enumerate(model.model.layers):
             saved[f"attn_out.{layer}"] = batch.last(block.self_attn.output[0])
             saved[f"mlp_out.{layer}"] = batch.last(block.mlp.output)

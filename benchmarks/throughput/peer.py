@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 BENCHMARKS: Final = Path(__file__).resolve().parent.parent
-ENVIRONMENTS: Final = BENCHMARKS.parent / ".venv-peers"
+ROOT: Final = BENCHMARKS.parent
+
+STOP_SECONDS: Final = 60
 
 States = dict[str, npt.NDArray[np.float32]]
 
@@ -65,17 +67,23 @@ class Peer:
 
 
 def python_of(environment: str) -> Path:
-    """Return the interpreter of a peer's environment.
+    """Return the interpreter of a peer's environment, a folder below the repository.
 
     Raises
     ------
     PeerError
         If the environment is not there.
     """
-    python = ENVIRONMENTS / environment / "bin" / "python"
+    python = ROOT / environment / "bin" / "python"
     if not python.exists():
-        raise PeerError(f"the environment {python.parents[1]} does not exist; make it with: make bench-setup")
+        raise PeerError(f"the environment {environment} does not exist; make it with: make bench-setup, or setup-vllm")
     return python
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of a peer's process: our modules are found, nothing is fetched."""
+    path = os.pathsep.join(filter(None, [str(BENCHMARKS), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
@@ -93,7 +101,7 @@ def running(module: str, python: Path, model: Path, threads: int, dtype: str = "
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(BENCHMARKS), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)},
+        env={**environment(), "OMP_NUM_THREADS": str(threads)},
     )
     try:
         yield Peer(module, process)
@@ -101,7 +109,7 @@ def running(module: str, python: Path, model: Path, threads: int, dtype: str = "
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -11,18 +11,17 @@ from stratoscope.probes.classifiers import SVM_TOLERANCE
 from stratoscope.probes.estimators import Settings
 from throughput.ours import model_folder
 from throughput.outcome import STAGES, Outcome
-from throughput.peer import BENCHMARKS, python_of
+from throughput.peer import environment, python_of
 
 SCRIPT: Final = "peers.plain_script"
 
 
 def plain(given: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:
     """Run the plain script in its environment."""
-    python = python_of("huggingface")
+    python = python_of(".venv-peers/huggingface")
     order, out = folder / "order.json", folder / "told.json"
     order.write_text(json.dumps(plain_order(given)))
-    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([python, "-m", SCRIPT, order, out], check=True, env=environment)
+    subprocess.run([python, "-m", SCRIPT, order, out], check=True, env=environment())
     told = json.loads(out.read_text())
     return Outcome({stage: told[stage] for stage in STAGES}, told["curves"])
 

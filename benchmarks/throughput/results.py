@@ -29,7 +29,7 @@ def table(figures: Sequence[Figure], facts: Mapping[str, str]) -> pl.DataFrame:
     """
     by_name = {figure.name: figure for figure in figures}
     sizes = sorted({name for figure in figures for name in figure.sizes})
-    rows = [row | facts for figure in figures for row in _rows(figure, by_name, sizes)]
+    rows = [{**row, **facts} for figure in figures for row in _rows(figure, by_name, sizes)]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -13,7 +13,7 @@ class Rival:
     module
         In `peers`.
     environment
-        Folder below ``.venv-peers``.
+        Folder below the repository.
     sizes
         Batch sizes to choose from; empty for those that the benchmark searches.
     """
@@ -26,9 +26,12 @@ class Rival:
 
 
 RIVALS: Final = (
-    Rival("Hugging Face, one by one", "huggingface", "huggingface", "hooks", (1,)),
-    Rival("Hugging Face, batched", "huggingface", "huggingface", "hooks"),
-    Rival("Hugging Face, batched, resid_post only", "huggingface", "huggingface", "output_hidden_states"),
-    Rival("TransformerLens", "transformerlens", "transformerlens", "run_with_cache"),
-    Rival("nnsight", "tracing", "nnsight", "trace"),
+    Rival("Hugging Face, one by one", "huggingface", ".venv-peers/huggingface", "hooks", (1,)),
+    Rival("Hugging Face, batched", "huggingface", ".venv-peers/huggingface", "hooks"),
+    Rival("Hugging Face, batched, resid_post only", "huggingface", ".venv-peers/huggingface", "output_hidden_states"),
+    Rival("TransformerLens", "transformerlens", ".venv-peers/transformerlens", "run_with_cache"),
+    Rival("nnsight", "tracing", ".venv-peers/nnsight", "trace"),
 )
+
+VLLM: Final = Rival("vLLM with hooks (vllm-lens)", "vllm_lens", ".venv-vllm", "lens", (256,))
+"""Only where ``make setup-vllm`` was called: 3.5 GB. It delivers every token's states, as its design does."""

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal
 
 from stratoscope.experiments import EXPERIMENTS
 from throughput.figure import Figure
+from throughput.peer import ROOT
+from throughput.rivals import RIVALS, VLLM
 
 Scale = Literal["small", "full"]
 
@@ -35,7 +37,11 @@ class Stage:
         return found
 
 
+FULL_RIVALS: Final = (*RIVALS, VLLM) if (ROOT / VLLM.environment).exists() else RIVALS
+
 STAGES: Final = {
-    "engine": Stage("engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 3}),
+    "engine": Stage(
+        "engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 3, "rivals": FULL_RIVALS}
+    ),
     "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS, "n_shuffles": 5}),
 }

@@ -96,7 +96,7 @@ def test_the_page_has_what_was_measured_and_where(tmp_path: Path) -> None:
 
 def test_a_missing_environment_is_told_with_what_makes_it() -> None:
     with pytest.raises(PeerError, match="make bench-setup"):
-        python_of("never-made")
+        python_of(".venv-never-made")
 
 
 def test_curves_that_differ_are_refused() -> None:
