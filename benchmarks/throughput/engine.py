@@ -30,7 +30,6 @@ def measure(
     rounds: int = 2,
     rivals: Sequence[Rival] = RIVALS,
     searched: Sequence[int] = SEARCHED,
-    one_by_one_every: int = 8,
     seconds: float = 0.2,
 ) -> list[Figure]:
     """Measure every contestant on both sets of texts, in rounds.
@@ -42,9 +41,7 @@ def measure(
     rivals
         Peers.
     searched
-        Batch sizes from which a peer's best is chosen on a quarter of the texts.
-    one_by_one_every
-        The one-by-one script runs every so many-th text.
+        Batch sizes from which a peer's best is chosen on a third of the texts.
     seconds
         To measure each size of matrix product for.
 
@@ -60,14 +57,14 @@ def measure(
         return [
             figure
             for name, make in SETS.items()
-            for figure in _contest(field, name, make(n_texts), rounds, searched, one_by_one_every, seconds)
+            for figure in _contest(field, name, make(n_texts), rounds, searched, seconds)
         ]
 
 
 def _contest(
-    field: Field, name: str, texts: Sequence[str], rounds: int, searched: Sequence[int], every: int, seconds: float
+    field: Field, name: str, texts: Sequence[str], rounds: int, searched: Sequence[int], seconds: float
 ) -> Iterator[Figure]:
-    contestants = list(field.contestants(texts, searched, every))
+    contestants = list(field.contestants(texts, searched))
     rates: dict[str, list[float]] = {contestant.subject: [] for contestant in contestants}
     products: list[float] = []
     squares: list[float] = []
@@ -76,9 +73,8 @@ def _contest(
         for contestant in contestants if index % 2 == 0 else reversed(contestants):
             chosen = texts[:: contestant.every]
             rates[contestant.subject].append(len(chosen) / contestant.run(chosen))
-            print(
-                f"{name}, round {index}: {contestant.subject}: {rates[contestant.subject][-1]:.1f} texts/s", flush=True
-            )
+            rate = rates[contestant.subject][-1]
+            print(f"{name}, round {index}: {contestant.subject}: {rate:.1f} texts/s", flush=True)
         products.append(product_rate(work, seconds))
         squares.append(square_rate(work.dtype, seconds))
     return _figures(name, texts, contestants, rates, products, squares, computed(field.engine, texts), work)
@@ -96,15 +92,15 @@ def _figures(
 ) -> Iterator[Figure]:
     measure, unit = f"{name} texts", "texts/s"
     operations = work.operations(found.lengths)
-    sizes = {"n_tokens": float(sum(found.lengths)), "n_beginnings": float(found.n_beginnings)}
-    sizes |= {"n_layers": float(work.n_layers), "operations": operations}
+    all_sizes = {"n_stimuli": len(texts), "n_tokens": sum(found.lengths), "n_layers": work.n_layers}
     for contestant in contestants:
-        n_stimuli = len(texts[:: contestant.every])
-        own = sizes | {"n_stimuli": float(n_stimuli), "batch_size": float(contestant.batch_size)}
+        lengths = found.lengths[:: contestant.every]
+        own = all_sizes | {"n_stimuli": len(lengths), "n_tokens": sum(lengths), "batch_size": contestant.batch_size}
         limit = f"{PRODUCTS}/{measure}"
         yield Figure("engine", contestant.subject, measure, unit, tuple(rates[contestant.subject]), own, limit)
     at_limit = tuple(rate * len(texts) / operations for rate in products)
-    yield Figure("limit", PRODUCTS, measure, unit, at_limit, sizes | {"n_stimuli": float(len(texts))})
+    sizes = all_sizes | {"n_beginnings": found.n_beginnings, "operations": operations}
+    yield Figure("limit", PRODUCTS, measure, unit, at_limit, sizes)
     yield Figure("limit", PRODUCTS, f"rate beside {measure}", "operations/s", tuple(products))
     yield Figure("limit", "one square product", f"rate beside {measure}", "operations/s", tuple(squares))
 

@@ -28,7 +28,7 @@ class Contestant:
     Attributes
     ----------
     every
-        Of the texts, how many are passed over for each that is run: a slow one gets fewer.
+        See `throughput.rivals.Rival`.
     run
         Takes texts, returns seconds.
     batch_size
@@ -62,7 +62,7 @@ class Field:
         ours = delivered_states(self.client, texts)
         n_tokens = sum(computed(self.engine, texts).lengths)
         for rival in self.rivals:
-            theirs, their_tokens = self.peers[rival.module].states(rival.way, texts, 32, self.folder)
+            theirs, their_tokens = self.peers[rival.module].states(rival.way, texts, (*rival.sizes, 32)[0], self.folder)
             if their_tokens != n_tokens:
                 raise PeerError(f"{rival.subject} reads {their_tokens} tokens where ours reads {n_tokens}")
             distance = farthest(ours, theirs)
@@ -70,21 +70,22 @@ class Field:
             if not distance <= BOUND:
                 raise PeerError(f"{rival.subject} differs from ours by {distance:.1e}, more than {BOUND:.0e}")
 
-    def contestants(self, texts: Sequence[str], searched: Sequence[int], every: int) -> Iterator[Contestant]:
+    def contestants(self, texts: Sequence[str], searched: Sequence[int]) -> Iterator[Contestant]:
         """Yield everybody, peers at the batch size that suits them best."""
         yield Contestant("stratoscope, delivered and stored", partial(collected, self.client))
         yield Contestant("stratoscope, engine alone", lambda some: computed(self.engine, some).seconds)
         for rival in self.rivals:
             peer = self.peers[rival.module]
             sizes = rival.sizes or searched
-            tried = {size: peer.seconds(rival.way, texts[::4], size) for size in sizes}
-            best = min(tried, key=lambda size: tried[size])
-            run = partial(peer.seconds, rival.way, size=best)
-            yield Contestant(rival.subject, run, every if rival.sizes == (1,) else 1, best)
+            # With one size there is nothing to choose, and warm it is from the comparison.
+            tried = {size: peer.seconds(rival.way, texts[::3], size) for size in sizes} if len(sizes) > 1 else {}
+            best = min(tried, key=lambda size: tried[size], default=sizes[0])
+            yield Contestant(rival.subject, partial(peer.seconds, rival.way, size=best), rival.every, best)
 
 
 @contextmanager
 def prepared(folder: Path, rivals: Sequence[Rival]) -> Iterator[Field]:
+    """Start everybody, with a thread for each core, and give them."""
     threads = len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         peers = {
