@@ -17,7 +17,7 @@ TORCH ?= --torch-backend cpu
 PACKAGES := shared/stratoscope_wire services/stratoscope_server client/stratoscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-vllm check faults soak lock audit security-table serve clean
+.PHONY: help setup setup-vllm demo test test-vllm check bench bench-setup faults soak lock audit security-table serve clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,19 @@ check: setup ## format, lint, types, and each distribution alone in an empty env
 	$(BIN)/mypy $(PACKAGES) tests benchmarks locks/audit.py
 	$(BIN)/python tests/isolation/check.py
 
+PEERS := huggingface transformerlens nnsight
+
+bench: setup bench-setup ## every stage against its limit and its peers, 20 minutes; SCALE=small for 3; ONLY=engine,job
+	PYTHONPATH=benchmarks $(BIN)/python -m throughput --scale $(SCALE) $(if $(ONLY),--only $(ONLY))
+
+bench-setup: $(PEERS:%=.venv-peers/%/.ready) ## make .venv-peers, what the benchmark compares with: 4 GB
+
+.venv-peers/%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	touch $@
+
 lock: setup ## write the hashed locks of the client and the CPU image anew, at the versions of constraints.txt
 	$(UV_COMPILE) --universal locks/client.in --output-file locks/client.txt
 	$(UV_COMPILE) $(ON_IMAGE) $(TORCH) locks/server-cpu.in --output-file locks/server-cpu.txt
@@ -84,4 +97,4 @@ security-table: setup ## print the table of routes for SECURITY.md
 	$(BIN)/python -m stratoscope_server.routes
 
 clean: ## remove what the commands made, runs excepted
-	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis

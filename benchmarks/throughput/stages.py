@@ -1,0 +1,47 @@
+"""What the benchmark is made of: one line per module, with its sizes at either scale."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final, Literal
+
+from stratoscope.experiments import EXPERIMENTS
+from throughput.figure import Figure
+from throughput.peer import ROOT
+from throughput.rivals import RIVALS, VLLM
+
+Scale = Literal["small", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A module with a function ``measure``, and what that is given.
+
+    Attributes
+    ----------
+    module
+        In `throughput`.
+    small, full
+        Arguments at either scale; ``small`` takes a minute at most.
+    """
+
+    module: str
+    small: Mapping[str, Any] = field(default_factory=dict)
+    full: Mapping[str, Any] = field(default_factory=dict)
+
+    def measure(self, scale: Scale) -> list[Figure]:
+        """Run the module."""
+        found: list[Figure] = import_module(f"throughput.{self.module}").measure(
+            **(self.small if scale == "small" else self.full)
+        )
+        return found
+
+
+FULL_RIVALS: Final = (*RIVALS, VLLM) if (ROOT / VLLM.environment).exists() else RIVALS
+
+STAGES: Final = {
+    "engine": Stage(
+        "engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 3, "rivals": FULL_RIVALS}
+    ),
+    "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS, "n_shuffles": 5}),
+}
