@@ -74,7 +74,7 @@ def shuffled(texts: Sequence[str]) -> list[str]:
 
 def run(runner: TorchRunner, prompts: Sequence[Prompt], budget: int, *, merge: bool) -> float:
     """Return the seconds that all prompts take, all layers of three sites."""
-    columns = runner.card.columns(SITES)
+    columns = runner.card.columns(list(SITES))
     runner.merge = merge
     began = time.perf_counter()
     for batch in pack(prompts, budget, merge=merge):
@@ -89,5 +89,10 @@ def figure(way: tuple[str, int, int, bool], seconds: Sequence[float], prompts: S
     subject = "stratoscope" if merge else "stratoscope, each text for itself"
     measure = f"{kind}, {budget} tokens per batch, {threads} threads"
     limit = "" if not merge else f"stratoscope, each text for itself/{measure}"
-    sizes = {"n_stimuli": len(prompts), "n_tokens": n_tokens, "threads": threads, "batch_tokens": budget}
+    sizes: dict[str, float] = {
+        "n_stimuli": len(prompts),
+        "n_tokens": n_tokens,
+        "threads": threads,
+        "batch_tokens": budget,
+    }
     return Figure("engine", subject, measure, "tokens/s", tuple(n_tokens / s for s in seconds), sizes, limit)

@@ -90,6 +90,8 @@ def test_packing_keeps_every_prompt_once_and_the_budget(texts: list[list[int]], 
     batches = pack(prompts, budget)
     assert sorted(int(prompt.stimulus_id) for batch in batches for prompt in batch) == list(range(len(texts)))
     for batch in batches:
+        class_and_place = [(len(p.token_ids) > 64, int(p.stimulus_id)) for p in batch]
+        assert class_and_place == sorted(class_and_place)
         ways = [apart(batch), *(merged(batch, width) for width in (64, 128, 256) if width <= budget)]
         assert len(batch) == 1 or min(map(n_tokens, ways)) <= budget
         assert len(batch) == 1 or n_rows * len(batch) <= budget

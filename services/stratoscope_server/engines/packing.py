@@ -24,14 +24,14 @@ def pack(prompts: Sequence[Prompt], max_batch_tokens: int, *, merge: bool = True
 
     Returns
     -------
-    Batches of prompts, shorter ones first, so that the first rows leave early.
+    Batches of prompts, shorter ones first, so that the first rows leave early; within a batch in the order given.
     """
     packed: list[list[Prompt]] = []
     for width, group in by_class(prompts).items():
         arranged = arrangements(group, width, max_batch_tokens) if merge else [apart(group)]
         ways = [list(_batches(rows, max_batch_tokens)) for rows in arranged]
         best = min(ways, key=lambda batches: sum(map(cost, batches)))
-        packed += [[group[placed.prompt] for row in batch for placed in row.placed] for batch in best]
+        packed += [[group[index] for index in sorted(_prompts(batch))] for batch in best]
     return packed
 
 
@@ -45,3 +45,7 @@ def _batches(rows: Sequence[Row], max_batch_tokens: int) -> Iterator[list[Row]]:
             batch = []
         batch.append(row)
     yield batch
+
+
+def _prompts(batch: Sequence[Row]) -> Iterator[int]:
+    return (placed.prompt for row in batch for placed in row.placed)

@@ -142,7 +142,7 @@ def load_engine(
     stall_seconds: float = DEFAULT_STALL_SECONDS,
 ) -> BatchedEngine:
     """Return the synthetic engine."""
-    return BatchedEngine(SyntheticRunner(plants), max_batch_tokens, stall_seconds)
+    return BatchedEngine(SyntheticRunner(plants), max_batch_tokens, stall_seconds, merge=False)
 
 
 def _find_planted(plants: Plants, tokenizer: SyntheticTokenizer) -> dict[bytes, list[tuple[int, float]]]:
