@@ -48,5 +48,5 @@ STAGES: Final = {
     "store": Stage("store", {"n_stimuli": 128}, {"n_stimuli": 1024, "d_model": 8192, "n_layers": 6, "rounds": 5}),
     "fitting": Stage("fitting"),
     "memory": Stage("memory", {}, {"request_mib": 16, "shard_mib": 32}),
-    "scaling": Stage("scaling", {}, {"rounds": 5}),
+    "scaling": Stage("scaling", {}, {"texts": (256, 512, 1024, 2048), "stimuli": (6250, 25000, 100000), "rounds": 4}),
 }
