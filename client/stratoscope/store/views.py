@@ -1,7 +1,6 @@
 """Views of a run's activations that read one column when it is asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from stratoscope.columns import ColumnKey, column_key, find_column
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, RowIndex
+from stratoscope.store.objects import RunPath
 from stratoscope.store.shard import read_column
 from stratoscope_wire import Column
 
@@ -27,7 +27,7 @@ class _RunView(Mapping[ColumnKey, T]):
     """
 
     def __init__(
-        self, columns: Sequence[Column], n_layers: int, shard_paths: Sequence[Path], index: RowIndex, selector: str
+        self, columns: Sequence[Column], n_layers: int, shard_paths: Sequence[RunPath], index: RowIndex, selector: str
     ) -> None:
         self.columns = tuple(columns)
         self.selector = selector
