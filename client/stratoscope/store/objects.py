@@ -113,7 +113,7 @@ class ObjectPath:
         """Return the object's size."""
         return Size(self._size() or 0)
 
-    def open(self) -> Any:
+    def open(self) -> Any:  # noqa: ANN401
         """Open the object as an Arrow file, which is read by ranges."""
         with object_faults(str(self)):
             return self.store.filesystem.open_input_file(f"{self.store.root}/{self.key}")
