@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import polars as pl
-import stratoscope.store.desk as desks
 
+import stratoscope.store.desk as desks
 from stratoscope.client import Client
 from stratoscope.collection import CollectSettings, collect
 from stratoscope.stimuli import StimulusTable

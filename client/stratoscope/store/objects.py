@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from stratoscope.errors import ConfigurationError, StorageError
 from stratoscope.store.disk import disk_faults
@@ -67,13 +67,13 @@ class ObjectStore:
                 f"{shown}: an address may hold the options {', '.join(sorted(OPTIONS))} and no credentials; set these "
                 "in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
+        if parts.scheme == "file" or not parts.path.strip("/"):
+            raise ConfigurationError(f"{shown}: name a bucket and a folder in it, as in s3://bucket/runs/first")
         with object_faults(shown):
             try:
                 filesystem, root = FileSystem.from_uri(url)
             except pa.ArrowInvalid as error:
                 raise ConfigurationError(f"{shown} cannot be used as an address: {error}") from None
-        if isinstance(filesystem, LocalFileSystem) or "/" not in root.strip("/"):
-            raise ConfigurationError(f"{shown}: name a bucket and a folder in it, as in s3://bucket/runs/first")
         return cls(filesystem, root.rstrip("/"), shown)
 
     def list(self, folder: str) -> dict[str, int]:
