@@ -25,10 +25,9 @@ from stratoscope.packing import TARGET_BYTES, Recipe, halve, pack
 from stratoscope.retries import is_retryable
 from stratoscope.servers import as_clients, as_sources, common_card, smallest_limits
 from stratoscope.stimuli.table import StimulusTable
-from stratoscope.store.desk import DeskWriter
+from stratoscope.store.desk import open_writer
 from stratoscope.store.ledger import StimulusRecord
 from stratoscope.store.measurement import Measurement
-from stratoscope.store.objects import is_url
 from stratoscope.store.writer import RunWriter
 from stratoscope_wire import ActivationsRequest, Selector, Stimulus
 from stratoscope_wire.request import Dtype
@@ -168,7 +167,8 @@ def collect(
     columns = capture_columns(capture, card)
     recipe = Recipe(capture, columns, lossless_dtype(capture, card), add_special_tokens)
     recipe.request(table.stimuli)
-    with _writer(run_dir, Measurement(card, capture, columns, add_special_tokens), chosen) as writer:
+    measurement = Measurement(card, capture, columns, add_special_tokens)
+    with open_writer(run_dir, measurement, desk=chosen.desk, take_over=chosen.take_over) as writer:
         writer.enter(table)
         writer.write_manifest()
         records = writer.stimuli()
@@ -183,12 +183,6 @@ def collect(
         finally:
             collection.commit()
     return counts
-
-
-def _writer(run_dir: str | Path, measurement: Measurement, settings: CollectSettings) -> RunWriter:
-    if is_url(run_dir):
-        return DeskWriter(str(run_dir), measurement, desk=settings.desk, take_over=settings.take_over)
-    return RunWriter(run_dir, measurement)
 
 
 def missing(records: Sequence[StimulusRecord]) -> list[Stimulus]:

@@ -18,7 +18,7 @@ from stratoscope.store.durable import replace_file
 from stratoscope.store.ledger import FILE_NAME, now
 from stratoscope.store.manifest import FILE_NAME as MANIFEST
 from stratoscope.store.measurement import Measurement
-from stratoscope.store.objects import ObjectStore
+from stratoscope.store.objects import ObjectStore, is_url
 from stratoscope.store.published import LEDGERS, epoch_of, ledger_name, ledger_names, read_ledger
 from stratoscope.store.recovery import sweep
 from stratoscope.store.shard import FOLDER, SUFFIX
@@ -182,3 +182,10 @@ class DeskWriter(RunWriter):
     def _here(self, name: str) -> Path:
         assert name.endswith(SUFFIX)
         return self.run_dir / FOLDER / name
+
+
+def open_writer(run_dir: str | Path, measurement: Measurement, *, desk: Path | None, take_over: bool) -> RunWriter:
+    """Open a run for writing, in a folder or by its address."""
+    if is_url(run_dir):
+        return DeskWriter(str(run_dir), measurement, desk=desk, take_over=take_over)
+    return RunWriter(run_dir, measurement)
