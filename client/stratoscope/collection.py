@@ -25,6 +25,7 @@ from stratoscope.packing import TARGET_BYTES, Recipe, halve, pack
 from stratoscope.retries import is_retryable
 from stratoscope.servers import as_clients, as_sources, common_card, smallest_limits
 from stratoscope.stimuli.table import StimulusTable
+from stratoscope.store.desk import open_writer
 from stratoscope.store.ledger import StimulusRecord
 from stratoscope.store.measurement import Measurement
 from stratoscope.store.writer import RunWriter
@@ -50,6 +51,10 @@ class CollectSettings:
         So long may all of several servers be failing or busy before collection stops.
     on_refusal
         ``"stop"`` at a stimulus that the server refuses for good, or ``"skip"`` it and mark it as failed.
+    desk
+        Local folder for what a run in an object store needs while it is written; by default in the user's cache.
+    take_over
+        Whether to end the turn of another desk that writes to the same run.
     """
 
     request_bytes: int = TARGET_BYTES
@@ -58,6 +63,8 @@ class CollectSettings:
     max_failures: int = 3
     lost_seconds: float = 300.0
     on_refusal: Literal["stop", "skip"] = "stop"
+    desk: Path | None = None
+    take_over: bool = False
 
 
 @dataclass(slots=True)
@@ -119,7 +126,7 @@ def collect(
     Parameters
     ----------
     run_dir
-        Folder of the run; made if it does not exist.
+        Folder of the run; made if it does not exist. Or an address in an object store, such as ``s3://bucket/run``.
     client
         Of the server; or several, of servers of the same model, which share the work. One that fails is set aside and
         tried again later, and its requests go to the others.
@@ -160,7 +167,8 @@ def collect(
     columns = capture_columns(capture, card)
     recipe = Recipe(capture, columns, lossless_dtype(capture, card), add_special_tokens)
     recipe.request(table.stimuli)
-    with RunWriter(run_dir, Measurement(card, capture, columns, add_special_tokens)) as writer:
+    measurement = Measurement(card, capture, columns, add_special_tokens)
+    with open_writer(run_dir, measurement, desk=chosen.desk, take_over=chosen.take_over) as writer:
         writer.enter(table)
         writer.write_manifest()
         records = writer.stimuli()

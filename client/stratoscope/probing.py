@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from stratoscope.probes import SweepResult, save, sweep
@@ -48,8 +49,10 @@ def probe_run(
     target: Target,
     settings: ProbeSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    out: Path | None = None,
 ) -> SweepResult:
-    """Fit a probe on every column of a run and save the result under ``RUN/results``.
+    """Fit a probe on every column of a run and save the result under ``RUN/results``, or under ``OUT/results``.
 
     Stimuli whose label is missing are left out; the result's provenance says how many. Every finished column is kept on
     disk until the result is saved: the same call goes on where an interrupted one stopped.
@@ -58,6 +61,8 @@ def probe_run(
     ----------
     progress
         Called with the number of columns done and in all.
+    out
+        Folder of the results; by default the run's, needed if it lies in an object store.
 
     Raises
     ------
@@ -67,6 +72,7 @@ def probe_run(
         If a column of activations cannot be probed.
     """
     chosen = settings or ProbeSettings()
+    folder = run.path if out is None else out
     texts = ("text",) if not run.stimuli()["text"].null_count() else ()
     result = sweep(
         run,
@@ -82,9 +88,9 @@ def probe_run(
         sites=chosen.sites,
         n_jobs=chosen.n_jobs,
         seed=chosen.seed,
-        checkpoint=run.path / CHECKPOINTS,
+        checkpoint=folder / CHECKPOINTS,
         progress=progress,
     )
-    save(result, run.path)
-    shutil.rmtree(run.path / CHECKPOINTS)
+    save(result, folder)
+    shutil.rmtree(folder / CHECKPOINTS)
     return result

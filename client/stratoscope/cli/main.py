@@ -26,7 +26,7 @@ Server = Annotated[
     str | None, typer.Option(metavar="URL", help="Address of the server [STRATOSCOPE_BASE_URL, or 127.0.0.1:8000].")
 ]
 Stimuli = Annotated[str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file, or item, relation, analogy.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of the run, or its address: s3://...")]
 Sites = Annotated[str, typer.Option(help="Sites, separated by commas.")]
 Layers = Annotated[str, typer.Option(help="all, numbers separated by commas, or a slice such as 0:80:4.")]
 Select = Annotated[str, typer.Option(help="Selectors, separated by commas: last, all, mean, -2, noun:last ...")]
@@ -51,7 +51,7 @@ def serve(context: typer.Context) -> None:
 @app.command()
 def collect(
     stimuli: Stimuli,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    out: Annotated[str, typer.Option(metavar="RUN", help="Folder of the run, or an address: s3://bucket/run.")],
     server: Servers = None,
     sites: Sites = DEFAULT_SITES,
     layers: Layers = "all",
@@ -61,6 +61,12 @@ def collect(
         Literal["stop", "skip"], typer.Option(help="What to do about a stimulus the server refuses for good.")
     ] = "stop",
     special_tokens: Annotated[bool, typer.Option(help="Add the model's special tokens.")] = True,
+    desk: Annotated[
+        Path | None, typer.Option(help="Local folder used while writing to an address [in the cache].")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="End the turn of another desk that writes to the same address.")
+    ] = False,
     log_file: LogFile = None,
 ) -> None:
     """Collect activations of stimuli into a run; the same command finishes an interrupted one."""
@@ -85,7 +91,7 @@ def collect(
             select=words.names(select),
             add_special_tokens=special_tokens,
             concurrency=concurrency,
-            settings=CollectSettings(on_refusal=on_refusal),
+            settings=CollectSettings(on_refusal=on_refusal, desk=desk, take_over=take_over),
             progress=show,
         )
     typer.echo(words.collected(counts, out))
@@ -132,6 +138,7 @@ def probe(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds, shuffles and permutations.")] = 0,
     jobs: Annotated[int, typer.Option(help="Columns fitted at the same time; -1 for one per core.")] = -1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results [the run itself].")] = None,
 ) -> None:
     """Fit a probe on every site and layer of a run, for one or more labels; the same command goes on with it."""
     from stratoscope.probing import ProbeSettings, probe_run
@@ -145,7 +152,7 @@ def probe(
     opened = Run.open(run)
     for column in label:
         with progress_bar(f"probing {column}") as bar:
-            result = probe_run(opened, Target(column, probe, group), settings, bar)
+            result = probe_run(opened, Target(column, probe, group), settings, bar, out=out)
         typer.echo(words.peaks_table(summarise_result(result, opened).peaks))
 
 

@@ -41,7 +41,7 @@ def layers(word: str) -> str | list[int]:
     return word
 
 
-def collected(counts: Progress, out: Path) -> str:
+def collected(counts: Progress, out: str | Path) -> str:
     """Say what a collection brought."""
     lines = [
         f"{out}: {counts.already_there + counts.committed} of {counts.total} stimuli "
@@ -53,7 +53,7 @@ def collected(counts: Progress, out: Path) -> str:
     return "\n".join(lines)
 
 
-def verified(verdict: Verdict, run: Path, *, repaired: bool) -> str:
+def verified(verdict: Verdict, run: str, *, repaired: bool) -> str:
     """Say what was found in a run, shard by shard."""
     head = f"{run}: {verdict.n_committed} of {verdict.n_stimuli} stimuli in {verdict.n_shards} shards"
     if not verdict.damages:
@@ -63,7 +63,7 @@ def verified(verdict: Verdict, run: Path, *, repaired: bool) -> str:
     n_stimuli = sum(len(damage.stimulus_ids) for damage in verdict.damages)
     if repaired:
         lines.append(
-            f"repaired: what was left of {len(verdict.damages)} shards is in {run / 'shards' / DAMAGED}, and "
+            f"repaired: what was left of {len(verdict.damages)} shards is in {Path(run) / 'shards' / DAMAGED}, and "
             f"{n_stimuli} stimuli are missing again; the collect command that made the run now fetches only these"
         )
     else:

@@ -107,10 +107,10 @@ def _of_run(
     for column in (*labels, groups, *([types] if types is not None else [])):
         if column not in frame.columns:
             names = ", ".join(name for name in frame.columns if name not in ("id", "text"))
-            raise DesignError(f"the stimuli of {run.path} have no column {column!r}; they have {names}")
+            raise DesignError(f"the stimuli of {run.place} have no column {column!r}; they have {names}")
     labelled = frame.with_row_index("row").filter(pl.all_horizontal(pl.col(name).is_not_null() for name in labels))
     if labelled.is_empty():
-        raise DesignError(f"no stimulus of {run.path} has a value in column {' and '.join(map(repr, labels))}")
+        raise DesignError(f"no stimulus of {run.place} has a value in column {' and '.join(map(repr, labels))}")
     chosen = selector or (run.selectors[0] if len(run.selectors) == 1 else None)
     suffix = "" if len(run.selectors) == 1 else f" at {chosen}"
     return Source(
@@ -134,5 +134,5 @@ def _sites(run: Run, wanted: Sequence[str] | None) -> Sequence[str]:
     present = list(dict.fromkeys(column.site for column in run.columns))
     for site in wanted or ():
         if site not in present:
-            raise DesignError(f"the run {run.path} has no site {site!r}; it has {', '.join(present)}")
+            raise DesignError(f"the run {run.place} has no site {site!r}; it has {', '.join(present)}")
     return list(wanted) if wanted else present

@@ -2,14 +2,15 @@
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from stratoscope.errors import ShardDamagedError, StorageError
-from stratoscope.store.disk import disk_faults
 from stratoscope.store.ledger import ShardRecord, StimulusRecord
+from stratoscope.store.objects import RunPath, faults_of
 from stratoscope.store.shard import FOLDER, file_sha256, read_keys
 
 
@@ -33,7 +34,11 @@ class Damage:
 
 
 def find_damage(
-    run_dir: Path, records: Sequence[StimulusRecord], shards: Sequence[ShardRecord], *, fingerprint: str | None = None
+    run_dir: RunPath,
+    records: Sequence[StimulusRecord],
+    shards: Sequence[ShardRecord],
+    *,
+    fingerprint: str | None = None,
 ) -> list[Damage]:
     """List the shards of a run that are damaged.
 
@@ -55,10 +60,11 @@ def find_damage(
     for shard in shards:
         path = run_dir / FOLDER / shard.name
         try:
-            with disk_faults(path):
+            with faults_of(path):
                 fault = _outside_fault(path, shard)
                 if fault is None and fingerprint is not None:
-                    fault = _inside_fault(path, shard, fingerprint, placed[shard.name])
+                    with _at_hand(path) as local:
+                        fault = _inside_fault(local, shard, fingerprint, placed[shard.name])
         except StorageError as error:
             # A bad place on the disk damages one shard; anything else, such as a missing permission, damages none.
             if error.errno != errno.EIO:
@@ -69,7 +75,7 @@ def find_damage(
     return damages
 
 
-def require_whole(run_dir: Path, records: Sequence[StimulusRecord], shards: Sequence[ShardRecord]) -> None:
+def require_whole(run_dir: RunPath, records: Sequence[StimulusRecord], shards: Sequence[ShardRecord]) -> None:
     """Refuse a run of which a committed file is missing or has another length.
 
     Raises
@@ -99,7 +105,9 @@ def records_by_shard(
     return {name: sorted(held, key=lambda record: record.row0 or 0) for name, held in placed.items()}
 
 
-def checked_keys(run_dir: Path, fingerprint: str, placed: Mapping[str, Sequence[StimulusRecord]]) -> Iterator[pa.Table]:
+def checked_keys(
+    run_dir: RunPath, fingerprint: str, placed: Mapping[str, Sequence[StimulusRecord]]
+) -> Iterator[pa.Table]:
     """Read the key columns of shards one by one, and hold them against the ledger.
 
     Raises
@@ -114,12 +122,22 @@ def checked_keys(run_dir: Path, fingerprint: str, placed: Mapping[str, Sequence[
         yield keys
 
 
-def _outside_fault(path: Path, shard: ShardRecord) -> str | None:
+def _outside_fault(path: RunPath, shard: ShardRecord) -> str | None:
     if not path.is_file():
         return f"shard {shard.name} with {shard.stimuli} stimuli is missing"
     if path.stat().st_size != shard.bytes:
         return f"shard {shard.name} has {path.stat().st_size} bytes instead of {shard.bytes}"
     return None
+
+
+@contextmanager
+def _at_hand(path: RunPath) -> Iterator[Path]:
+    # What is fetched whole and then judged cannot be called damaged because of the network.
+    if isinstance(path, Path):
+        yield path
+        return
+    with path.fetched() as local:
+        yield local
 
 
 def _inside_fault(path: Path, shard: ShardRecord, fingerprint: str, records: Sequence[StimulusRecord]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from stratoscope.errors import LedgerDamagedError, RunError, RunNotFoundError
 from stratoscope.store.database import Database
+from stratoscope.store.durable import temporary_path
 from stratoscope.store.measurement import Measurement
 from stratoscope_wire import Stimulus
 
@@ -130,6 +131,15 @@ class Ledger:
     def snapshot(self) -> AbstractContextManager[None]:
         """Read several things as they were at one moment."""
         return self._db.snapshot()
+
+    def copy(self, folder: Path) -> bytes:
+        """Return the ledger as it is now, as a file of its own; written to a folder on the way."""
+        path = temporary_path(folder)
+        try:
+            self._db.execute("VACUUM INTO ?", [str(path)])
+            return path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Read the whole ledger.

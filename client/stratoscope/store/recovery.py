@@ -19,9 +19,20 @@ def recover(run_dir: Path, ledger: Ledger) -> None:
     StorageError
         If the disk fails.
     """
+    sweep(run_dir)
+    require_whole(run_dir, ledger.stimuli(), ledger.shards())
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove unfinished files.
+
+    Raises
+    ------
+    StorageError
+        If the disk fails.
+    """
     folder = run_dir / FOLDER
     with disk_faults(folder):
         folder.mkdir(exist_ok=True)
         for path in [*folder.glob(f".*{TEMPORARY_SUFFIX}"), *run_dir.glob(f".*{TEMPORARY_SUFFIX}")]:
             path.unlink()
-    require_whole(run_dir, ledger.stimuli(), ledger.shards())

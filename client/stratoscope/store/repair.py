@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from stratoscope.errors import RunNotFoundError
+from stratoscope.errors import ConfigurationError, RunNotFoundError
 from stratoscope.store.asides import put_aside
 from stratoscope.store.damage import Damage, find_damage
 from stratoscope.store.ledger import Ledger
 from stratoscope.store.lock import RunLock
 from stratoscope.store.manifest import write_manifest
+from stratoscope.store.objects import RunPath, is_url
+from stratoscope.store.published import opened_ledger
 from stratoscope.store.shard import FOLDER
 
 DAMAGED: Final = "damaged"
@@ -46,11 +48,8 @@ def verify(run_dir: str | Path) -> Verdict:
     StorageError
         If the disk fails.
     """
-    ledger = Ledger(Path(run_dir), writable=False)
-    try:
-        return _verdict(Path(run_dir), ledger)
-    finally:
-        ledger.close()
+    with opened_ledger(run_dir) as (place, ledger):
+        return _verdict(place, ledger)
 
 
 def repair(run_dir: str | Path) -> Verdict:
@@ -70,6 +69,11 @@ def repair(run_dir: str | Path) -> Verdict:
     RunNotFoundError, LedgerDamagedError, StorageError
         As `verify` does.
     """
+    if is_url(run_dir):
+        raise ConfigurationError(
+            "a run in an object store is not repaired in place: put the objects that `stratoscope verify` names back "
+            "from a copy, or copy the run into a folder, with its last ledger as ledger.sqlite, and repair it there"
+        )
     folder = Path(run_dir)
     Ledger(folder, writable=False).close()
     lock = RunLock(folder)
@@ -86,7 +90,7 @@ def repair(run_dir: str | Path) -> Verdict:
     return verdict
 
 
-def _verdict(run_dir: Path, ledger: Ledger) -> Verdict:
+def _verdict(run_dir: RunPath, ledger: Ledger) -> Verdict:
     ledger.check()
     with ledger.snapshot():
         measurement, records, shards = ledger.measurement(), ledger.stimuli(), ledger.shards()

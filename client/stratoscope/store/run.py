@@ -7,12 +7,14 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from stratoscope.errors import InvalidRequestError, RunIncompleteError, RunNotFoundError, ShardDamagedError
+from stratoscope.errors import InvalidRequestError, RunError, RunIncompleteError, RunNotFoundError, ShardDamagedError
 from stratoscope.rows import IntArray, RowIndex
 from stratoscope.stimuli.fields import field_series
 from stratoscope.store.damage import checked_keys, find_damage, records_by_shard, require_whole
-from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord
+from stratoscope.store.ledger import ShardRecord, StimulusRecord
 from stratoscope.store.measurement import Measurement
+from stratoscope.store.objects import RunPath
+from stratoscope.store.published import opened_ledger
 from stratoscope.store.shard import FOLDER
 from stratoscope.store.values import ShardReader
 from stratoscope.store.views import RunColumns, RunTokens
@@ -28,20 +30,20 @@ class Run:
 
     Attributes
     ----------
-    path : Path
-        Folder of the run.
+    place : Path or ObjectPath
+        Where the run lies.
     """
 
     def __init__(
         self,
-        path: Path,
+        place: RunPath,
         measurement: Measurement,
         records: list[StimulusRecord],
         shards: list[ShardRecord],
         *,
         allow_incomplete: bool,
     ) -> None:
-        self.path = path
+        self.place = place
         self._measurement = measurement
         self._all_records = records
         self._shards = shards
@@ -54,7 +56,7 @@ class Run:
         Parameters
         ----------
         path
-            Folder of the run.
+            Folder of the run, or its address in an object store.
         allow_incomplete
             Whether to leave stimuli without activations out of everything, instead of refusing to give activations.
 
@@ -65,21 +67,16 @@ class Run:
         ShardDamagedError
             If a committed file is missing or has another length.
         """
-        path = Path(path)
-        ledger = Ledger(path, writable=False)
-        try:
-            with ledger.snapshot():
-                measurement, records, shards = ledger.measurement(), ledger.stimuli(), ledger.shards()
-        finally:
-            ledger.close()
+        with opened_ledger(path) as (place, ledger), ledger.snapshot():
+            measurement, records, shards = ledger.measurement(), ledger.stimuli(), ledger.shards()
         if measurement is None:
-            raise RunNotFoundError(f"the run {path} was never begun; collect into it first")
-        require_whole(path, records, shards)
-        return cls(path, measurement, records, shards, allow_incomplete=allow_incomplete)
+            raise RunNotFoundError(f"the run {place} was never begun; collect into it first")
+        require_whole(place, records, shards)
+        return cls(place, measurement, records, shards, allow_incomplete=allow_incomplete)
 
     def __repr__(self) -> str:
         done = sum(record.state == "done" for record in self._all_records)
-        return f"Run({str(self.path)!r}, {done} of {len(self._all_records)} stimuli, model {self.card.model!r})"
+        return f"Run({str(self.place)!r}, {done} of {len(self._all_records)} stimuli, model {self.card.model!r})"
 
     @property
     def card(self) -> ModelCard:
@@ -115,6 +112,23 @@ class Run:
     def shard_paths(self) -> tuple[Path, ...]:
         """Files that hold the rows. Read these, never whatever else lies in the folder."""
         return tuple(self.path / FOLDER / shard.name for shard in self._shards)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the run.
+
+        Raises
+        ------
+        RunError
+            If it lies in an object store.
+        """
+        if not isinstance(self.place, Path):
+            raise RunError(f"the run {self.place} is no folder on this machine; name one for what is to be written")
+        return self.place
+
+    @property
+    def _places(self) -> list[RunPath]:
+        return [self.place / FOLDER / shard.name for shard in self._shards]
 
     def stimuli(self) -> pl.DataFrame:
         """Return the stimuli: ``id``, ``text``, then every label and group.
@@ -176,13 +190,13 @@ class Run:
 
         `stratoscope.verify` also names the stimuli and checks the ledger, `stratoscope.repair` mends.
         """
-        damages = find_damage(self.path, self._all_records, self._shards, fingerprint=self.card.fingerprint)
+        damages = find_damage(self.place, self._all_records, self._shards, fingerprint=self.card.fingerprint)
         return [damage.fault for damage in damages]
 
     @cached_property
     def _readers(self) -> list[ShardReader]:
         rows = (shard.rows for shard in self._shards)
-        return [ShardReader(path, n, self.columns) for path, n in zip(self.shard_paths, rows, strict=True)]
+        return [ShardReader(path, n, self.columns) for path, n in zip(self._places, rows, strict=True)]
 
     @property
     def _records(self) -> list[StimulusRecord]:
@@ -194,20 +208,20 @@ class Run:
         if missing and not self._allow_incomplete:
             first, error = next(iter(missing.items()))
             raise RunIncompleteError(
-                f"{len(missing)} of {len(self._all_records)} stimuli of the run {self.path} have no activations yet, "
+                f"{len(missing)} of {len(self._all_records)} stimuli of the run {self.place} have no activations yet, "
                 f"the first is {first!r}{f' ({error})' if error else ''}; collect them, or open the run with "
                 "allow_incomplete=True to leave them out"
             )
         try:
             return RowIndex.of(self._check_keys(), [record.id for record in self._records], self.selectors)
         except ValueError as error:
-            raise ShardDamagedError(f"the run {self.path} is damaged: {error}") from None
+            raise ShardDamagedError(f"the run {self.place} is damaged: {error}") from None
 
     def _check_keys(self) -> pa.Table:
         """Read the key columns of all shards, and hold them against the ledger."""
         placed = records_by_shard(self._all_records, self._shards)
         empty = pa.schema(KEY_FIELDS).empty_table()
-        return pa.concat_tables([empty, *checked_keys(self.path, self.card.fingerprint, placed)])
+        return pa.concat_tables([empty, *checked_keys(self.place, self.card.fingerprint, placed)])
 
     def _label(self, selector: str | None) -> str:
         if selector is None and len(self.selectors) == 1:

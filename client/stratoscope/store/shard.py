@@ -2,19 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stratoscope.errors import ShardDamagedError
+from stratoscope.errors import ShardDamagedError, StorageError
 from stratoscope.rows import FloatArray
 from stratoscope.store.ledger import Placement
 from stratoscope.store.measurement import Measurement
+from stratoscope.store.objects import ObjectPath, RunPath
 from stratoscope_wire import Column
 from stratoscope_wire.dtypes import to_float32
 from stratoscope_wire.request import Dtype
@@ -113,7 +115,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_keys(path: Path, fingerprint: str) -> pa.Table:
+def read_keys(path: RunPath, fingerprint: str) -> pa.Table:
     """Read the key columns of a shard.
 
     Raises
@@ -130,7 +132,7 @@ def read_keys(path: Path, fingerprint: str) -> pa.Table:
     return table.select(KEY_NAMES).cast(pa.schema(KEY_FIELDS))
 
 
-def read_column(path: Path, column: Column) -> FloatArray:
+def read_column(path: RunPath, column: Column) -> FloatArray:
     """Read one column of activations of a shard with Arrow's reader, as an array of shape (n_rows, width).
 
     Raises
@@ -149,15 +151,35 @@ def read_column(path: Path, column: Column) -> FloatArray:
     return np.asarray(values.to_numpy(zero_copy_only=True), np.float32).reshape(-1, column.width)
 
 
-def _read(path: Path, names: Sequence[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=list(names))
-    except (pa.ArrowException, OSError) as error:
-        raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
+def _read(path: RunPath, names: Sequence[str]) -> pa.Table:
+    with opened(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        table = file.read(columns=list(names))
     if table.schema.names != list(names):
         raise ShardDamagedError(f"shard {path} has the columns {table.schema.names}; expected were {list(names)}")
     return table
+
+
+@contextmanager
+def opened(path: RunPath) -> Iterator[pa.NativeFile]:
+    """Open a shard.
+
+    Raises
+    ------
+    StorageError
+        If an object cannot be opened, or its store fails while it is read.
+    ShardDamagedError
+        If a file cannot be opened or read, or is no Parquet.
+    """
+    try:
+        with pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as file:
+            yield file
+    except OSError as error:
+        # Arrow gives one class for a store that is not reached and for a damaged page.
+        if isinstance(path, ObjectPath):
+            raise StorageError(f"shard {path} cannot be read: {error}", errno=error.errno) from error
+        raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
+    except pa.ArrowException as error:
+        raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
 
 
 def _values(batch: pa.RecordBatch, name: str, dtype: Dtype) -> FloatArray:

@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, IndexArray
+from stratoscope.store.objects import RunPath
 from stratoscope.store.pages import Chunk, PagesError, find_chunk, read_chunk
-from stratoscope.store.shard import read_column
+from stratoscope.store.shard import opened, read_column
 from stratoscope_wire import Column
 
 READERS: Final = 2
@@ -26,14 +25,14 @@ class ShardReader:
     Parameters
     ----------
     path
-        Its file.
+        Its file or object.
     n_rows
         Rows that the ledger has for it.
     columns
         All columns of activations.
     """
 
-    def __init__(self, path: Path, n_rows: int, columns: Sequence[Column]) -> None:
+    def __init__(self, path: RunPath, n_rows: int, columns: Sequence[Column]) -> None:
         self.path = path
         self.n_rows = n_rows
         self._columns = columns
@@ -48,17 +47,17 @@ class ShardReader:
 
         Raises
         ------
-        ShardDamagedError
-            If it cannot be read, or has not these rows.
+        ShardDamagedError, StorageError
+            If it cannot be read, or has not these rows; or its store fails.
         """
-        try:
-            start, n_bytes = self._places[self._columns.index(column)].tolist()
-            if n_bytes:
-                with pa.OSFile(str(self.path)) as file:
+        start, n_bytes = self._places[self._columns.index(column)].tolist()
+        if n_bytes:
+            try:
+                with opened(self.path) as file:
                     read_chunk(file, Chunk(start, n_bytes, self.n_rows * column.width), out)
-                return
-        except (PagesError, pa.ArrowException, OSError) as error:
-            raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
+            except PagesError as error:
+                raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
+            return
         rows = read_column(self.path, column)
         if len(rows) != self.n_rows:
             raise ShardDamagedError(f"shard {self.path} has {len(rows)} rows; the ledger says {self.n_rows}")
@@ -68,7 +67,8 @@ class ShardReader:
     def _places(self) -> npt.NDArray[np.int64]:
         """Start and bytes of each column, shape (n_columns, 2); 0 bytes where Arrow must read, and judge, the file."""
         places = np.zeros((len(self._columns), 2), np.int64)
-        metadata = pq.read_metadata(self.path)
+        with opened(self.path) as file:
+            metadata = pq.read_metadata(file)
         if metadata.num_row_groups != 1 or metadata.num_rows != self.n_rows:
             return places
         wanted = {f"{column.name}.list.element": (index, column) for index, column in enumerate(self._columns)}

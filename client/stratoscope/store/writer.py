@@ -72,6 +72,7 @@ class RunWriter:
         self._lock = RunLock(self.run_dir)
         self._manifest_due = 0.0
         try:
+            self._prepare()
             self._ledger = Ledger(self.run_dir, writable=True)
             try:
                 self._begin()
@@ -82,11 +83,17 @@ class RunWriter:
             self._lock.release()
             raise
 
+    def _prepare(self) -> None:
+        """Do what comes before the ledger is opened, under the lock."""
+
+    def _recover(self) -> None:
+        recover(self.run_dir, self._ledger)
+
     def _begin(self) -> None:
         held = self._ledger.measurement()
         if held is not None:
             held.check_same(self.measurement, self.run_dir)
-        recover(self.run_dir, self._ledger)
+        self._recover()
         if held is None:
             self._ledger.begin(self.measurement, installed_versions())
         with disk_faults(self.run_dir):
