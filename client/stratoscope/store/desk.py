@@ -121,7 +121,7 @@ class DeskWriter(RunWriter):
         self.store.sizes.update({f"{FOLDER}/{name}": listed[name] for name in names & listed.keys()})
         require_whole(self.store.path(), [one for one in self._ledger.stimuli() if one.shard in names], away)
 
-    def write_manifest(self) -> None:
+    def write_manifest(self, *, at_leisure: bool = False) -> None:  # noqa: ARG002 - a desk is cleared at once
         """Upload what is on the desk, then the ledger that names it, then the manifest; then clear the desk.
 
         Raises
