@@ -12,6 +12,7 @@ from stratoscope.activations import Activations
 from stratoscope.captures import Layers
 from stratoscope.connection import Connection
 from stratoscope.conversation import Conversation, Spans
+from stratoscope.direct import direct_transport
 from stratoscope.fetching import Fetched, Pause, Steps
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Answer, Call, exchange
@@ -59,7 +60,7 @@ class Client:
         self._talk = Conversation(max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries))
         self._http = httpx2.Client(
             timeout=self._connection.timeout,
-            transport=transport,
+            transport=transport or direct_transport(self._connection),
             trust_env=self._connection.uses_proxies,
             verify=self._connection.trust,
         )
