@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from stratoscope_server.settings import Settings
+from stratoscope_server.uncopied import STATE_KEY, UncopiedConnection, UncopiedTransport
 
 BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -43,7 +44,9 @@ class GuardedConnection(H11Protocol):
         *,
         settings: Settings,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        self._is_uncopied = not config.is_ssl
+        super().__init__(config, server_state, {**app_state, STATE_KEY: self._is_uncopied}, _loop)
+        self.conn = UncopiedConnection(h11.SERVER, settings.max_header_bytes)
         self._settings = settings
         self._is_surplus = False
         self._receiving: asyncio.TimerHandle | None = None
@@ -52,7 +55,8 @@ class GuardedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or mark it as one too many."""
         n_open = len(self.connections)
-        super().connection_made(transport)
+        own = UncopiedTransport(transport) if self._is_uncopied else transport
+        super().connection_made(own)  # type: ignore[arg-type]
         self._is_surplus = n_open >= self._settings.max_connections
         if n_open >= 2 * self._settings.max_connections:
             transport.abort()
@@ -79,10 +83,15 @@ class GuardedConnection(H11Protocol):
     def pause_writing(self) -> None:
         """Watch a reader that has fallen behind."""
         super().pause_writing()
+        self._stop_watching()
         self._watch(self.transport.get_write_buffer_size(), self.loop.time())
 
     def resume_writing(self) -> None:
-        """Stop watching: it has caught up."""
+        """Write what waits; stop watching once the reader has caught up."""
+        if isinstance(self.transport, UncopiedTransport):
+            self.transport.flush()
+            if self.transport.is_waiting:
+                return
         super().resume_writing()
         self._stop_watching()
 
@@ -96,6 +105,8 @@ class GuardedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
         self._receive_by(None)
+        if isinstance(self.transport, UncopiedTransport):
+            self.transport.drop()
         super().connection_lost(exc)
         self._stop_watching()
 

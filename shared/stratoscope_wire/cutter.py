@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from stratoscope_wire.framing import PREFIX_BYTES, Due, body_bytes, metadata_bytes
@@ -80,5 +81,7 @@ class MessageCutter:
         self._view[:n_held] = held[:n_held]
 
     def _hold(self, n_bytes: int) -> None:
-        self._memory = pa.allocate_buffer(n_bytes)
-        self._view = memoryview(self._memory).cast("B")
+        # Not Arrow's allocator: it gives memory of this size back to the system at once and fetches it again.
+        memory = np.empty(n_bytes, np.uint8)
+        self._memory = pa.py_buffer(memory)
+        self._view = memoryview(memory)
