@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from stratoscope.client import Client
+from stratoscope.errors import APIConnectionError, ServerUnavailableError
 
 HERE: Final = Path(__file__).resolve().parent.parent
 START_SECONDS: Final = 60.0
@@ -77,7 +78,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 client.ready()
-            except OSError:
+            except (APIConnectionError, ServerUnavailableError):
                 time.sleep(0.1)
             else:
                 return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import xxhash
 
 from stratoscope.captures import to_json
@@ -26,6 +27,8 @@ from throughput.serving import Server, forget_peak, peak_resident_bytes, remembe
 GB = 1e9
 SELECT = "all"
 PIECE_BYTES = 2 << 20
+COPIED_BYTES = 64 << 20
+"""More than the caches hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,9 @@ class Work:
             "n_bytes": self.n_bytes,
         }
 
-    def request(self, dtype: Dtype = "float32") -> ActivationsRequest:
-        """Ask for all of it at once."""
-        stimuli = [Stimulus(id=f"s{number}", text=self.text) for number in range(self.n_texts)]
+    def request(self, n_texts: int, dtype: Dtype = "float32") -> ActivationsRequest:
+        """Ask for some of it at once."""
+        stimuli = [Stimulus(id=f"s{number}", text=self.text) for number in range(n_texts)]
         return ActivationsRequest(stimuli=stimuli, capture=Capture(sites=["resid_post"], select=[SELECT]), dtype=dtype)
 
 
@@ -79,7 +82,7 @@ def measure(*, n_texts: int = 8, n_tokens: int = 512, rounds: int = 3, memory_fa
         stages = _stages(work, server, client)
         for stage in stages.values():
             stage()
-        rates = {name: [] for name in stages} | {}
+        rates: dict[str, list[float]] = {name: [] for name in stages}
         for _ in range(rounds):
             for name, stage in stages.items():
                 rates[name].append(stage())
@@ -89,12 +92,13 @@ def measure(*, n_texts: int = 8, n_tokens: int = 512, rounds: int = 3, memory_fa
 def _stages(work: Work, server: Server, client: Client) -> dict[str, Callable[[], float]]:
     block = _block(work)
     piece = np.ones(PIECE_BYTES // 4, np.float32)
-    body = to_json(work.request())
+    source, target = (np.ones(COPIED_BYTES, np.uint8) for _ in range(2))
+    body = to_json(work.request(work.n_texts))
     return {
         "socket": lambda: socket_rate(work.n_bytes),
-        "copy": lambda: _rate(work.n_bytes, lambda: _copy(work.n_bytes)),
-        "checksum": lambda: _rate(work.n_bytes, lambda: _repeat(work.n_bytes, lambda: xxhash.xxh3_64(piece))),
-        "encode": lambda: _rate(work.n_bytes, lambda: _encode(work, block)),
+        "copy": lambda: _repeat(work.n_bytes, COPIED_BYTES, lambda: np.copyto(target, source)),
+        "checksum": lambda: _repeat(work.n_bytes, PIECE_BYTES, lambda: xxhash.xxh3_64(piece)),
+        "encode": lambda: _encode(work, block),
         "serve": lambda: drain_request(server.url, body, work.n_bytes),
         "receive": lambda: _receive(work, client, "float32"),
         "receive bfloat16": lambda: _receive(work, client, "bfloat16"),
@@ -126,7 +130,8 @@ def _block(work: Work) -> Block:
     return Block(["s0"] * work.n_tokens, [SELECT] * work.n_tokens, positions, ids, values)
 
 
-def _encode(work: Work, block: Block) -> None:
+def _encode(work: Work, block: Block) -> float:
+    began = time.perf_counter()
     columns = work.card.columns(["resid_post"], "all")
     for number in range(work.n_texts):
         n_bytes = work.n_bytes // work.n_texts
@@ -145,20 +150,25 @@ def _encode(work: Work, block: Block) -> None:
         encoder.finish()
         if n_encoded < n_bytes:
             raise RuntimeError(f"{n_encoded} bytes were encoded where {n_bytes} are due at least")
+    return work.n_bytes / (time.perf_counter() - began)
 
 
 def _receive(work: Work, client: Client, dtype: Dtype) -> float:
+    """Fetch one text an answer, as a collection does with texts of this size, and let go of it."""
+    n_rows = 0
+    request = work.request(1, dtype)
     began = time.perf_counter()
-    batches = client.fetch(work.request(dtype))
+    for _ in range(work.n_texts):
+        n_rows += sum(batch.num_rows for batch in client.fetch(request))
     seconds = time.perf_counter() - began
-    n_rows = sum(batch.num_rows for batch in batches)
     if n_rows != work.n_texts * work.n_tokens:
         raise RuntimeError(f"{n_rows} rows came instead of {work.n_texts * work.n_tokens}")
     return work.n_bytes * (1.0 if dtype == "float32" else 0.5) / seconds
 
 
 def _collect(work: Work, client: Client) -> float:
-    table = StimulusTable.from_texts([f"{number} {work.text}" for number in range(work.n_texts)])
+    ids = [f"s{number}" for number in range(work.n_texts)]
+    table = StimulusTable.from_frame(pl.DataFrame({"id": ids, "text": [work.text] * work.n_texts}))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         counts = collect(table, Path(folder) / "run", client, sites=["resid_post"], select=[SELECT])
@@ -175,7 +185,7 @@ def _memory(work: Work, server: Server, client: Client, n_answers: int) -> Itera
         forget_peak(pid)
     held: dict[str, list[int]] = {side: [] for side in pids}
     for _ in range(n_answers):
-        client.fetch(work.request())
+        _receive(work, client, "float32")
         for side, pid in pids.items():
             held[side].append(resident_bytes(pid))
     sizes = {**work.sizes, "n_bytes": work.n_bytes * n_answers}
@@ -186,19 +196,9 @@ def _memory(work: Work, server: Server, client: Client, n_answers: int) -> Itera
         yield Figure("memory", f"stratoscope {side}", "peak resident while streaming", "GB", peak, sizes)
 
 
-def _copy(n_bytes: int) -> None:
-    source = np.ones(64 << 20, np.uint8)
-    target = np.zeros_like(source)
-    for _ in range(max(1, n_bytes // len(source))):
-        np.copyto(target, source)
-
-
-def _repeat(n_bytes: int, run: Callable[[], Any]) -> None:
-    for _ in range(max(1, n_bytes // PIECE_BYTES)):
-        run()
-
-
-def _rate(n_bytes: int, run: Callable[[], Any]) -> float:
+def _repeat(n_bytes: int, step: int, run: Callable[[], Any]) -> float:
+    n_steps = max(1, n_bytes // step)
     began = time.perf_counter()
-    run()
-    return n_bytes / (time.perf_counter() - began)
+    for _ in range(n_steps):
+        run()
+    return n_steps * step / (time.perf_counter() - began)

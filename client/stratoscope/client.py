@@ -17,6 +17,7 @@ from stratoscope.fetching import Fetched, Pause, Steps
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Answer, Call, exchange
 from stratoscope_wire import ActivationsRequest, Limits, ModelCard, Plan, Selector, Stimulus
+from stratoscope_wire.memory import MessageMemory
 from stratoscope_wire.request import Dtype
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Client:
             trust_env=self._connection.uses_proxies,
             verify=self._connection.trust,
         )
+        self._memory = MessageMemory()
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -185,6 +187,6 @@ class Client:
 
     def _perform(self, step: Call | Pause) -> Answer | None:
         if isinstance(step, Call):
-            return exchange(self._http, self._connection, step)
+            return exchange(self._http, self._connection, step, self._memory)
         self._sleep(step.seconds)
         return None

@@ -20,6 +20,7 @@ from stratoscope.errors import CorruptAnswerError, StratoscopeError
 from stratoscope.faults import NETWORK_ERRORS, network_error
 from stratoscope_wire import CONTENT_TYPE, Expected, StreamError, StreamIntake
 from stratoscope_wire.digest import DIGEST_HEADER, content_digest
+from stratoscope_wire.memory import MessageMemory
 from stratoscope_wire.tracing import span, trace_headers
 
 JSON_TYPE: Final = "application/json"
@@ -116,11 +117,12 @@ class Answer:
 class _Receiver:
     """One exchange: what is sent, and the body that comes, of which no more is taken than was announced."""
 
-    def __init__(self, connection: Connection, call: Call) -> None:
+    def __init__(self, connection: Connection, call: Call, memory: MessageMemory) -> None:
         self.url = connection.base_url + call.path
         self.request_id = secrets.token_hex(8)
         self._call = call
         self._connection = connection
+        self._memory = memory
         self._began = time.monotonic()
         self._status = 0
         self._headers: dict[str, str] = {}
@@ -140,7 +142,7 @@ class _Receiver:
         self._headers = {name.lower(): value for name, value in response.headers.items()}
         self._cap = self._call.cap_bytes(self._status, self._headers)
         if self._status == 200 and self._call.expected is not None and has_content_type(self._headers, CONTENT_TYPE):
-            self._intake = StreamIntake(self._call.expected)
+            self._intake = StreamIntake(self._call.expected, self._memory)
 
     def take(self, chunk: bytes) -> None:
         self._count(len(chunk))
@@ -203,9 +205,9 @@ ENDINGS: Final = (*NETWORK_ERRORS, StreamError, CorruptAnswerError)
 """What may end an exchange early."""
 
 
-def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answer:
+def exchange(client: httpx2.Client, connection: Connection, call: Call, memory: MessageMemory) -> Answer:
     """Send a call and receive its answer, blocking. Raises nothing that the network can cause."""
-    receiver = _Receiver(connection, call)
+    receiver = _Receiver(connection, call, memory)
     try:
         with (
             span(f"{call.method} {call.path}"),
@@ -220,9 +222,9 @@ def exchange(client: httpx2.Client, connection: Connection, call: Call) -> Answe
     return receiver.end()
 
 
-async def exchange_async(client: httpx2.AsyncClient, connection: Connection, call: Call) -> Answer:
+async def exchange_async(client: httpx2.AsyncClient, connection: Connection, call: Call, memory: MessageMemory) -> Answer:
     """Send a call and receive its answer. Raises nothing that the network can cause."""
-    receiver = _Receiver(connection, call)
+    receiver = _Receiver(connection, call, memory)
     try:
         with span(f"{call.method} {call.path}"):
             async with client.stream(

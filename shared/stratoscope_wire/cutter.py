@@ -2,10 +2,10 @@
 
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from stratoscope_wire.framing import PREFIX_BYTES, Due, body_bytes, metadata_bytes
+from stratoscope_wire.memory import MessageMemory
 
 FIRST_BYTES: Final = 16 << 20
 """Memory taken for a message before any of its body has come; beyond that, never more than twice what has come."""
@@ -14,17 +14,20 @@ FIRST_BYTES: Final = 16 << 20
 class MessageCutter:
     """Receives one message after another.
 
-    Say with `filled` how much was written into `room`. The memory of a message is not used again, so that what Arrow
-    reads out of it needs no copy, and what is no longer needed is given back message by message.
+    Say with `filled` how much was written into `room`. What Arrow reads out of the memory of a message needs no copy, and
+    the memory is given back message by message as soon as nothing needs it.
 
     Parameters
     ----------
     due
         What may come; to be changed between messages.
+    memory
+        Where messages lie.
     """
 
-    def __init__(self, due: Due) -> None:
+    def __init__(self, due: Due, memory: MessageMemory) -> None:
         self.due = due
+        self._source = memory
         self._start = 0
         self._begin()
 
@@ -54,7 +57,7 @@ class MessageCutter:
         if self._n_filled == self._n_due:
             self._n_due += self._n_more()
             if self._n_filled == self._n_due:
-                whole = self._memory
+                whole = pa.py_buffer(self._memory)
                 self._start += self._n_due
                 self._begin()
                 return whole
@@ -81,7 +84,5 @@ class MessageCutter:
         self._view[:n_held] = held[:n_held]
 
     def _hold(self, n_bytes: int) -> None:
-        # Not Arrow's allocator: it gives memory of this size back to the system at once and fetches it again.
-        memory = np.empty(n_bytes, np.uint8)
-        self._memory = pa.py_buffer(memory)
-        self._view = memoryview(memory)
+        self._memory = self._source.take(n_bytes)
+        self._view = memoryview(self._memory)

@@ -15,6 +15,7 @@ from stratoscope_wire.encoder import END_OF_STREAM
 from stratoscope_wire.errors import FingerprintMismatchError, RemoteStreamError, StreamCorruptError, StreamCutError
 from stratoscope_wire.expected import Expected
 from stratoscope_wire.framing import RECORD_BATCH, SCHEMA, Due
+from stratoscope_wire.memory import MessageMemory
 from stratoscope_wire.schema import ErrorRecord, Footer, StreamHeader, response_schema
 from stratoscope_wire.verifier import BatchVerifier
 from stratoscope_wire.version import PROTOCOL_VERSION
@@ -59,12 +60,14 @@ class StreamIntake:
     ----------
     expected
         What was asked for.
+    memory
+        Where the answer is to lie; memory of its own by default.
     """
 
-    def __init__(self, expected: Expected) -> None:
+    def __init__(self, expected: Expected, memory: MessageMemory | None = None) -> None:
         self._expected = expected
         self._verifier = BatchVerifier(expected)
-        self._cutter = MessageCutter(Due(SCHEMA))
+        self._cutter = MessageCutter(Due(SCHEMA), memory or MessageMemory())
         self._shelf = _Shelf()
         self._reader: pa.RecordBatchReader | None = None
         self._held: list[pa.RecordBatch] = []
