@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,9 @@ class Work:
             "n_bytes": self.n_bytes,
         }
 
-    def request(self, n_texts: int, dtype: Dtype = "float32") -> ActivationsRequest:
+    def request(self, numbers: Iterable[int], dtype: Dtype = "float32") -> ActivationsRequest:
         """Ask for some of it at once."""
-        stimuli = [Stimulus(id=f"s{number}", text=self.text) for number in range(n_texts)]
+        stimuli = [Stimulus(id=f"s{number}", text=self.text) for number in numbers]
         return ActivationsRequest(stimuli=stimuli, capture=Capture(sites=["resid_post"], select=[SELECT]), dtype=dtype)
 
 
@@ -93,7 +93,7 @@ def _stages(work: Work, server: Server, client: Client) -> dict[str, Callable[[]
     block = _block(work)
     piece = np.ones(PIECE_BYTES // 4, np.float32)
     source, target = (np.ones(COPIED_BYTES, np.uint8) for _ in range(2))
-    body = to_json(work.request(work.n_texts))
+    body = to_json(work.request(range(work.n_texts)))
     return {
         "socket": lambda: socket_rate(work.n_bytes),
         "copy": lambda: _repeat(work.n_bytes, COPIED_BYTES, lambda: np.copyto(target, source)),
@@ -156,10 +156,9 @@ def _encode(work: Work, block: Block) -> float:
 def _receive(work: Work, client: Client, dtype: Dtype) -> float:
     """Fetch one text an answer, as a collection does with texts of this size, and let go of it."""
     n_rows = 0
-    request = work.request(1, dtype)
     began = time.perf_counter()
-    for _ in range(work.n_texts):
-        n_rows += sum(batch.num_rows for batch in client.fetch(request))
+    for number in range(work.n_texts):
+        n_rows += sum(batch.num_rows for batch in client.fetch(work.request([number], dtype)))
     seconds = time.perf_counter() - began
     if n_rows != work.n_texts * work.n_tokens:
         raise RuntimeError(f"{n_rows} rows came instead of {work.n_texts * work.n_tokens}")
