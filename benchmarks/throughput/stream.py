@@ -1,4 +1,4 @@
-"""The stream beside the bare socket: encoding, sending, receiving with verification, and storing, in the same rounds."""
+"""The stream beside the bare socket: encoding, sending, receiving with verification and storing, in the same rounds."""
 
 import os
 import tempfile

@@ -7,6 +7,7 @@ httpx2 is told that it has ended.
 
 import re
 import socket
+import ssl
 import urllib.request
 from collections.abc import Iterable
 from typing import Any, Final
@@ -71,11 +72,13 @@ class DirectStream(httpcore2.NetworkStream):
         """Close the connection."""
         self._inner.close()
 
-    def start_tls(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
         """Go on encrypted."""
-        return DirectStream(self._inner.start_tls(*args, **options))
+        return DirectStream(self._inner.start_tls(ssl_context, server_hostname, timeout))
 
-    def get_extra_info(self, info: str) -> Any:
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - as httpcore2 has it
         """Tell what the connection itself tells; bytes that wait here are readable too."""
         if info == "is_readable" and self._held:
             return True

@@ -149,8 +149,8 @@ class _Receiver:
         if self._intake is None:
             self._body += chunk
             return
-        for batch in self._intake.write(chunk):
-            self._batches.append(batch)
+        # What was complete before a fault in the same chunk is kept: extend() takes one batch after the other.
+        self._batches.extend(self._intake.write(chunk))
 
     def take_direct(self, response: httpx2.Response) -> None:
         """Receive a stream into the memory where it stays, if the connection allows that."""
@@ -222,7 +222,9 @@ def exchange(client: httpx2.Client, connection: Connection, call: Call, memory: 
     return receiver.end()
 
 
-async def exchange_async(client: httpx2.AsyncClient, connection: Connection, call: Call, memory: MessageMemory) -> Answer:
+async def exchange_async(
+    client: httpx2.AsyncClient, connection: Connection, call: Call, memory: MessageMemory
+) -> Answer:
     """Send a call and receive its answer. Raises nothing that the network can cause."""
     receiver = _Receiver(connection, call, memory)
     try:

@@ -153,8 +153,16 @@ class ActivationsAnswer(Response):
 
     async def _send_block(self, send: Send, block: Block) -> None:
         self._receipt.check(block)
-        for pieces in self._encoder.encode(block):
-            await self._send_pieces(send, pieces)
+        batches = self._encoder.encode(block)
+        pieces = next(batches, None)
+        while pieces is not None:
+            # The next batch is looked through and summed up on another thread while this one is sent.
+            ahead = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+            try:
+                await self._send_pieces(send, pieces)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    pieces = await ahead
         # Returns once nothing is left of what was sent before: the engine may now use the block's memory again.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         self._place.n_sent += sum(values.nbytes for values in block.values)

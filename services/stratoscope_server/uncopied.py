@@ -35,7 +35,7 @@ class Pieces:
 class UncopiedConnection(h11.Connection):
     """h11's state of a connection, which frames `Pieces` without joining them."""
 
-    def send(self, event: h11.Event) -> Any:
+    def send(self, event: h11.Event) -> Pieces | bytes | None:  # type: ignore[override]
         """Return what is to be written for an event; `Pieces` for a body of them."""
         if not (isinstance(event, h11.Data) and isinstance(event.data, Pieces)):
             return super().send(event)
@@ -65,7 +65,7 @@ class UncopiedTransport:
         # So that asyncio tells whenever something is left, and again when nothing is.
         inner.set_write_buffer_limits(high=0)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the transport has
         return getattr(self._inner, name)
 
     @property

@@ -14,8 +14,8 @@ FIRST_BYTES: Final = 16 << 20
 class MessageCutter:
     """Receives one message after another.
 
-    Say with `filled` how much was written into `room`. What Arrow reads out of the memory of a message needs no copy, and
-    the memory is given back message by message as soon as nothing needs it.
+    Say with `filled` how much was written into `room`. What Arrow reads out of the memory of a message needs no copy,
+    and the memory is given back message by message as soon as nothing needs it.
 
     Parameters
     ----------

@@ -175,9 +175,10 @@ class StreamIntake:
         due = response_schema(self._expected.columns, self._expected.dtype)
         if not reader.schema.remove_metadata().equals(due, check_metadata=True):
             raise StreamCorruptError(f"the answer's schema is not the one asked for:\n{reader.schema.to_string()}")
-        if self.header.bytes != self.header.rows * self._verifier.row_bytes:
+        row_bytes = self._verifier.row_bytes
+        if self.header.bytes != self.header.rows * row_bytes:
             raise StreamCorruptError(
-                f"the answer announces {self.header.bytes} bytes in {self.header.rows} rows of {self._verifier.row_bytes} bytes"
+                f"the answer announces {self.header.bytes} bytes in {self.header.rows} rows of {row_bytes} bytes"
             )
         if self.header.dtype != self._expected.dtype or self.header.stimuli != len(self._expected.stimulus_ids):
             raise StreamCorruptError(
