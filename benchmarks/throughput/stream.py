@@ -97,7 +97,7 @@ def _stages(work: Work, server: Server, client: Client) -> dict[str, Callable[[]
     return {
         "socket": lambda: socket_rate(work.n_bytes),
         "copy": lambda: _repeat(work.n_bytes, COPIED_BYTES, lambda: np.copyto(target, source)),
-        "checksum": lambda: _repeat(work.n_bytes, PIECE_BYTES, lambda: xxhash.xxh3_64(piece)),
+        "checksum": lambda: _repeat(work.n_bytes, PIECE_BYTES, lambda: xxhash.xxh3_64(piece.data)),
         "encode": lambda: _encode(work, block),
         "serve": lambda: drain_request(server.url, body, work.n_bytes),
         "receive": lambda: _receive(work, client, "float32"),

@@ -44,10 +44,10 @@ class GuardedConnection(H11Protocol):
         *,
         settings: Settings,
     ) -> None:
-        self._is_uncopied = not config.is_ssl
-        super().__init__(config, server_state, {**app_state, STATE_KEY: self._is_uncopied}, _loop)
+        super().__init__(config, server_state, {**app_state, STATE_KEY: not config.is_ssl}, _loop)
         self.conn = UncopiedConnection(h11.SERVER, settings.max_header_bytes)
         self._settings = settings
+        self._uncopied: UncopiedTransport | None = None
         self._is_surplus = False
         self._receiving: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
@@ -55,8 +55,9 @@ class GuardedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or mark it as one too many."""
         n_open = len(self.connections)
-        own = UncopiedTransport(transport) if self._is_uncopied else transport
-        super().connection_made(own)  # type: ignore[arg-type]
+        # Encrypted bytes are not those of the batch: there is nothing to be sent as it is.
+        self._uncopied = None if self.config.is_ssl else UncopiedTransport(transport)
+        super().connection_made(self._uncopied or transport)  # type: ignore[arg-type]
         self._is_surplus = n_open >= self._settings.max_connections
         if n_open >= 2 * self._settings.max_connections:
             transport.abort()
@@ -88,9 +89,9 @@ class GuardedConnection(H11Protocol):
 
     def resume_writing(self) -> None:
         """Write what waits; stop watching once the reader has caught up."""
-        if isinstance(self.transport, UncopiedTransport):
-            self.transport.flush()
-            if self.transport.is_waiting:
+        if self._uncopied is not None:
+            self._uncopied.flush()
+            if self._uncopied.is_waiting:
                 return
         super().resume_writing()
         self._stop_watching()
@@ -105,8 +106,8 @@ class GuardedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
         self._receive_by(None)
-        if isinstance(self.transport, UncopiedTransport):
-            self.transport.drop()
+        if self._uncopied is not None:
+            self._uncopied.drop()
         super().connection_lost(exc)
         self._stop_watching()
 

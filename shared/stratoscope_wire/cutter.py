@@ -28,7 +28,7 @@ class MessageCutter:
     def __init__(self, due: Due, memory: MessageMemory) -> None:
         self.due = due
         self._source = memory
-        self._start = 0
+        self._start = self._n_filled = self._n_due = self._n_metadata = 0
         self._begin()
 
     @property
@@ -85,4 +85,4 @@ class MessageCutter:
 
     def _hold(self, n_bytes: int) -> None:
         self._memory = self._source.take(n_bytes)
-        self._view = memoryview(self._memory)
+        self._view = self._memory.data
