@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 import anyio
@@ -20,7 +20,7 @@ from stratoscope_server.problems import ApiError
 from stratoscope_server.receipt import Receipt
 from stratoscope_server.uncopied import STATE_KEY, Pieces
 from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder
-from stratoscope_wire.encoder import Piece
+from stratoscope_wire.encoder import TARGET_BATCH_BYTES, Piece
 from stratoscope_wire.schema import StreamHeader
 from stratoscope_wire.tracing import span
 
@@ -153,19 +153,26 @@ class ActivationsAnswer(Response):
 
     async def _send_block(self, send: Send, block: Block) -> None:
         self._receipt.check(block)
+        n_bytes = sum(values.nbytes for values in block.values)
         batches = self._encoder.encode(block)
+        if n_bytes > TARGET_BATCH_BYTES:
+            await self._send_ahead(send, batches)
+        for pieces in batches:
+            await self._send_pieces(send, pieces)
+        # Returns once nothing is left of what was sent before: the engine may now use the block's memory again.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        self._place.n_sent += n_bytes
+
+    async def _send_ahead(self, send: Send, batches: Iterator[list[Piece]]) -> None:
+        """Send batches while the next one is looked through and summed up on another thread."""
         pieces = next(batches, None)
         while pieces is not None:
-            # The next batch is looked through and summed up on another thread while this one is sent.
             ahead = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
             try:
                 await self._send_pieces(send, pieces)
             finally:
                 with anyio.CancelScope(shield=True):
                     pieces = await ahead
-        # Returns once nothing is left of what was sent before: the engine may now use the block's memory again.
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        self._place.n_sent += sum(values.nbytes for values in block.values)
 
     async def _break_off(self, send: Send, code: str, message: str, *, retryable: bool) -> str:
         # The body is left without its end: uvicorn then closes the connection without the final chunk.
