@@ -16,6 +16,7 @@ from stratoscope.fetching import Fetched, Pause, Steps
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Answer, Call, exchange_async
 from stratoscope_wire import ActivationsRequest, Limits, ModelCard, Plan, Selector, Stimulus
+from stratoscope_wire.memory import MessageMemory
 from stratoscope_wire.request import Dtype
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class AsyncClient:
             trust_env=self._connection.uses_proxies,
             verify=self._connection.trust,
         )
+        self._memory = MessageMemory()
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
@@ -160,6 +162,6 @@ class AsyncClient:
 
     async def _perform(self, step: Call | Pause) -> Answer | None:
         if isinstance(step, Call):
-            return await exchange_async(self._http, self._connection, step)
+            return await exchange_async(self._http, self._connection, step, self._memory)
         await self._sleep(step.seconds)
         return None

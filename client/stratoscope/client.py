@@ -12,10 +12,12 @@ from stratoscope.activations import Activations
 from stratoscope.captures import Layers
 from stratoscope.connection import Connection
 from stratoscope.conversation import Conversation, Spans
+from stratoscope.direct import direct_transport
 from stratoscope.fetching import Fetched, Pause, Steps
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Answer, Call, exchange
 from stratoscope_wire import ActivationsRequest, Limits, ModelCard, Plan, Selector, Stimulus
+from stratoscope_wire.memory import MessageMemory
 from stratoscope_wire.request import Dtype
 
 T = TypeVar("T")
@@ -59,10 +61,11 @@ class Client:
         self._talk = Conversation(max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries))
         self._http = httpx2.Client(
             timeout=self._connection.timeout,
-            transport=transport,
+            transport=transport or direct_transport(self._connection),
             trust_env=self._connection.uses_proxies,
             verify=self._connection.trust,
         )
+        self._memory = MessageMemory()
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -184,6 +187,6 @@ class Client:
 
     def _perform(self, step: Call | Pause) -> Answer | None:
         if isinstance(step, Call):
-            return exchange(self._http, self._connection, step)
+            return exchange(self._http, self._connection, step, self._memory)
         self._sleep(step.seconds)
         return None

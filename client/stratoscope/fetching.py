@@ -17,8 +17,7 @@ from stratoscope.errors import APIConnectionError, StratoscopeError
 from stratoscope.faults import status_error, wire_error
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import JSON_TYPE, Answer, Call, content_type_error
-from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, Column, Expected, ModelCard, Stimulus, StreamDecoder
-from stratoscope_wire.errors import StreamCorruptError, WireError
+from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, Column, Expected, ModelCard, Stimulus, StreamCorruptError
 
 T = TypeVar("T")
 
@@ -112,7 +111,7 @@ def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy, ask
         answer = yield _activations_call(remaining, columns, card.fingerprint, asker)
         assert answer is not None
         n_calls += 1
-        came, error = read_answer(answer, remaining, columns, card.fingerprint)
+        came, error = read_answer(answer)
         batches += came
         left = without(remaining, came)
         if not left:
@@ -142,21 +141,16 @@ def idempotency_key(request: ActivationsRequest, fingerprint: str, asker: str) -
     return hashlib.sha256(f"{asker} {fingerprint} ".encode() + to_json(request)).hexdigest()
 
 
-def read_answer(
-    answer: Answer, request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str
-) -> tuple[list[pa.RecordBatch], StratoscopeError | None]:
-    """Verify what came of a stream; return the batches to keep, and what is wrong with it."""
+def read_answer(answer: Answer) -> tuple[list[pa.RecordBatch], StratoscopeError | None]:
+    """Return the batches of a stream to keep, and what is wrong with it."""
     error = answer_error(answer, CONTENT_TYPE)
     if error is not None:
         return [], error
-    batches: list[pa.RecordBatch] = []
-    decoder = StreamDecoder(pa.py_buffer(answer.body), Expected.of(request, columns, fingerprint))
-    try:
-        batches.extend(decoder)
-    except StreamCorruptError as fault:
-        return [], wire_error(fault, answer.headers.get("x-request-id"))
-    except WireError as fault:
-        cut = wire_error(fault, answer.headers.get("x-request-id"))
+    batches = list(answer.batches)
+    if isinstance(answer.fault, StreamCorruptError):
+        return [], wire_error(answer.fault, answer.headers.get("x-request-id"))
+    if answer.fault is not None:
+        cut = wire_error(answer.fault, answer.headers.get("x-request-id"))
         cut.__cause__ = answer.error
         return batches, cut
     if answer.error is not None:
@@ -205,4 +199,5 @@ def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], 
         row_bytes=row_bytes(columns, request.dtype),
         row_framing_bytes=FRAMING_BYTES_PER_ROW + FRAMING_BYTES_PER_VALUE * len(columns),
         most_rows=sum(most_rows(request.capture, LARGEST_EXPANSION * most_tokens(s)) for s in request.stimuli),
+        expected=Expected.of(request, columns, fingerprint),
     )

@@ -18,14 +18,13 @@ from stratoscope_server.metrics import Metrics
 from stratoscope_server.place import Place
 from stratoscope_server.problems import ApiError
 from stratoscope_server.receipt import Receipt
+from stratoscope_server.uncopied import STATE_KEY, Pieces
 from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder
-from stratoscope_wire.encoder import Piece
+from stratoscope_wire.encoder import TARGET_BATCH_BYTES, Piece
 from stratoscope_wire.schema import StreamHeader
 from stratoscope_wire.tracing import span
 
 logger = logging.getLogger(__name__)
-
-MAX_CHUNK_BYTES = 4 << 20
 
 Blocks = AsyncGenerator[Block, None]
 
@@ -63,6 +62,7 @@ class ActivationsAnswer(Response):
         self._limits = limits
         self._metrics = metrics
         self._began = time.monotonic()
+        self._takes_pieces = False
         self._receipt = Receipt(job.prompts)
         self._encoder = StreamEncoder(
             job.columns,
@@ -85,7 +85,7 @@ class ActivationsAnswer(Response):
         ApiError
             If the request fails before its first byte.
         """
-        del scope
+        self._takes_pieces = bool(scope.get("state", {}).get(STATE_KEY))
         end, problem = "disconnected", None
         with self._place:
             async with anyio.create_task_group() as tasks:
@@ -118,7 +118,7 @@ class ActivationsAnswer(Response):
 
     async def _stream(self, first: Block | None, blocks: Blocks, send: Send) -> str:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await _send_pieces(send, self._encoder.start())
+        await self._send_pieces(send, self._encoder.start())
         try:
             block = first
             while block is not None:
@@ -133,7 +133,7 @@ class ActivationsAnswer(Response):
         except Exception:
             logger.exception("the request failed after its first byte")
             return await self._break_off(send, "internal", "the server failed; its log has the cause", retryable=True)
-        await _send_pieces(send, last)
+        await self._send_pieces(send, last)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         self._metrics.count_answer(self._admitted)
         return "ok"
@@ -153,30 +153,37 @@ class ActivationsAnswer(Response):
 
     async def _send_block(self, send: Send, block: Block) -> None:
         self._receipt.check(block)
-        for pieces in self._encoder.encode(block):
-            await _send_pieces(send, pieces)
-        self._place.n_sent += sum(values.nbytes for values in block.values)
+        n_bytes = sum(values.nbytes for values in block.values)
+        batches = self._encoder.encode(block)
+        if n_bytes > TARGET_BATCH_BYTES:
+            await self._send_ahead(send, batches)
+        for pieces in batches:
+            await self._send_pieces(send, pieces)
+        # Returns once nothing is left of what was sent before: the engine may now use the block's memory again.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        self._place.n_sent += n_bytes
+
+    async def _send_ahead(self, send: Send, batches: Iterator[list[Piece]]) -> None:
+        """Send batches while the next one is looked through and summed up on another thread."""
+        pieces = next(batches, None)
+        while pieces is not None:
+            ahead = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+            try:
+                await self._send_pieces(send, pieces)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    pieces = await ahead
 
     async def _break_off(self, send: Send, code: str, message: str, *, retryable: bool) -> str:
         # The body is left without its end: uvicorn then closes the connection without the final chunk.
-        await _send_pieces(send, self._encoder.fail(code, message, retryable=retryable))
+        await self._send_pieces(send, self._encoder.fail(code, message, retryable=retryable))
         return "error"
 
-
-async def _send_pieces(send: Send, pieces: list[Piece]) -> None:
-    for chunk in _chunks(b"".join(pieces)):
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    async def _send_pieces(self, send: Send, pieces: list[Piece]) -> None:
+        body = Pieces(pieces) if self._takes_pieces else b"".join(pieces)
+        await send({"type": "http.response.body", "body": body, "more_body": True})
         # After a disconnect send() returns at once and never yields; this lets the watcher cancel us.
         await asyncio.sleep(0)
-
-
-def _chunks(data: bytes) -> Iterator[bytes | memoryview]:
-    if len(data) <= MAX_CHUNK_BYTES:
-        yield data
-        return
-    view = memoryview(data)
-    for start in range(0, len(view), MAX_CHUNK_BYTES):
-        yield view[start : start + MAX_CHUNK_BYTES]
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:

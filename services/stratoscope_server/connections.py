@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from stratoscope_server.settings import Settings
+from stratoscope_server.uncopied import STATE_KEY, UncopiedConnection, UncopiedTransport
 
 BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -43,8 +44,10 @@ class GuardedConnection(H11Protocol):
         *,
         settings: Settings,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, {**app_state, STATE_KEY: not config.is_ssl}, _loop)
+        self.conn = UncopiedConnection(h11.SERVER, settings.max_header_bytes)
         self._settings = settings
+        self._uncopied: UncopiedTransport | None = None
         self._is_surplus = False
         self._receiving: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
@@ -52,7 +55,9 @@ class GuardedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or mark it as one too many."""
         n_open = len(self.connections)
-        super().connection_made(transport)
+        # Encrypted bytes are not those of the batch: there is nothing to be sent as it is.
+        self._uncopied = None if self.config.is_ssl else UncopiedTransport(transport)
+        super().connection_made(self._uncopied or transport)  # type: ignore[arg-type]
         self._is_surplus = n_open >= self._settings.max_connections
         if n_open >= 2 * self._settings.max_connections:
             transport.abort()
@@ -79,10 +84,15 @@ class GuardedConnection(H11Protocol):
     def pause_writing(self) -> None:
         """Watch a reader that has fallen behind."""
         super().pause_writing()
+        self._stop_watching()
         self._watch(self.transport.get_write_buffer_size(), self.loop.time())
 
     def resume_writing(self) -> None:
-        """Stop watching: it has caught up."""
+        """Write what waits; stop watching once the reader has caught up."""
+        if self._uncopied is not None:
+            self._uncopied.flush()
+            if self._uncopied.is_waiting:
+                return
         super().resume_writing()
         self._stop_watching()
 
@@ -96,6 +106,8 @@ class GuardedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
         self._receive_by(None)
+        if self._uncopied is not None:
+            self._uncopied.drop()
         super().connection_lost(exc)
         self._stop_watching()
 

@@ -1,7 +1,7 @@
 """The contract between a Stratoscope server and its clients."""
 
 from stratoscope_wire.card import Limits, ModelCard, SiteCard
-from stratoscope_wire.decoder import Expected, StreamDecoder
+from stratoscope_wire.decoder import StreamDecoder
 from stratoscope_wire.encoder import Block, StreamEncoder
 from stratoscope_wire.errors import (
     BlockError,
@@ -14,6 +14,8 @@ from stratoscope_wire.errors import (
     StreamError,
     WireError,
 )
+from stratoscope_wire.expected import Expected
+from stratoscope_wire.intake import StreamIntake
 from stratoscope_wire.plan import Plan, PlannedStimulus
 from stratoscope_wire.request import ActivationsRequest, Capture, Message, Stimulus
 from stratoscope_wire.selectors import Selector, SpanSelector, selector_label
@@ -47,6 +49,7 @@ __all__ = [
     "StreamDecoder",
     "StreamEncoder",
     "StreamError",
+    "StreamIntake",
     "WireError",
     "__version__",
     "capture_columns",

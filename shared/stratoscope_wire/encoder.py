@@ -22,7 +22,7 @@ POISON: Final = bytes.fromhex("FFFFFFFF10000000")
 END_OF_STREAM: Final = bytes.fromhex("FFFFFFFF00000000")
 """Arrow's end-of-stream marker."""
 
-TARGET_BATCH_BYTES: Final = 2 << 20
+TARGET_BATCH_BYTES: Final = 4 << 20
 """Batches are cut at about this size; a single row is never cut."""
 
 Piece = bytes | memoryview
@@ -164,11 +164,13 @@ class StreamEncoder:
                     f"column {column.name} is {values.dtype} of shape {values.shape} instead of {kind.__name__} of "
                     f"shape {(n_rows, column.width)}"
                 )
-            if not is_finite(values, self._header.dtype):
-                raise BlockError(f"column {column.name} has a value that is not finite")
 
     def _batch(self, block: Block, start: int, stop: int, *, is_open: bool) -> list[Piece]:
         rows = slice(start, stop)
+        # Here and not for the whole block, so that the checksum and the socket find the values in the cache.
+        for column, array in zip(self._columns, block.values, strict=True):
+            if not is_finite(array[rows], self._header.dtype):
+                raise BlockError(f"column {column.name} has a value that is not finite")
         keys = [
             pa.array(block.stimulus_id[rows], pa.utf8()),
             pa.array(block.selector[rows], pa.utf8()),

@@ -1,10 +1,10 @@
 """The framing of an Arrow stream, looked at before Arrow's reader is: what must not be there is refused unread.
 
-Arrow's own reader would decompress, follow dictionaries and believe lengths. A message that is not all there yet is
-none of this module's business: the reader then reports a cut.
+Arrow's own reader would decompress, follow dictionaries and believe lengths.
 """
 
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 from stratoscope_wire.errors import StreamCorruptError
@@ -27,46 +27,62 @@ BATCH_COMPRESSION: Final = 3
 """Places of fields in the tables of Arrow's Message.fbs."""
 
 
-def is_message_whole(stream: memoryview, start: int, *, kind: int, max_body_bytes: int, max_rows: int) -> bool:
-    """Look at the message that starts at a byte of a stream.
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What may come next.
+
+    Attributes
+    ----------
+    kind
+        The only kind of message: `SCHEMA` or `RECORD_BATCH`.
+    max_body_bytes, max_rows
+        As many as were announced.
+    """
+
+    kind: int
+    max_body_bytes: int = 0
+    max_rows: int = 0
+
+
+def metadata_bytes(prefix: memoryview, start: int) -> int:
+    """Return how long the description of a message is, 0 at the end of the stream.
 
     Parameters
     ----------
-    kind
-        The only one that may come here: `SCHEMA` or `RECORD_BATCH`.
-    max_body_bytes, max_rows
-        As many as were announced.
-
-    Returns
-    -------
-    bool
-        Whether all its bytes are there; ``False`` also at the end of the stream.
+    prefix
+        First `PREFIX_BYTES` of the message.
+    start
+        Its place in the stream, for the error.
 
     Raises
     ------
     StreamCorruptError
-        If it holds what no honest server sends.
+        If no message begins here, or its description is too long.
     """
-    prefix = stream[start : start + PREFIX_BYTES]
-    if len(prefix) < PREFIX_BYTES:
-        return False
-    marker = int.from_bytes(prefix[:4], "little")
-    n_metadata = int.from_bytes(prefix[4:], "little", signed=True)
-    if marker != CONTINUATION:
+    if int.from_bytes(prefix[:4], "little") != CONTINUATION:
         raise StreamCorruptError(f"byte {start} of the stream begins no Arrow message")
-    if n_metadata == 0:
-        return False
-    if not 0 < n_metadata <= MAX_METADATA_BYTES:
+    n_bytes = int.from_bytes(prefix[4:], "little", signed=True)
+    if not 0 <= n_bytes <= MAX_METADATA_BYTES:
         raise StreamCorruptError(
-            f"a message announces {n_metadata} bytes of metadata; at most {MAX_METADATA_BYTES} are accepted"
+            f"a message announces {n_bytes} bytes of metadata; at most {MAX_METADATA_BYTES} are accepted"
         )
-    body = start + PREFIX_BYTES + n_metadata
-    if len(stream) < body:
-        return False
-    n_body: int = _check_metadata(_Table.root(stream[start + PREFIX_BYTES : body]), kind, max_rows)
-    if not 0 <= n_body <= max_body_bytes:
-        raise StreamCorruptError(f"a message announces a body of {n_body} bytes; at most {max_body_bytes} can be due")
-    return len(stream) >= body + n_body
+    return n_bytes
+
+
+def body_bytes(metadata: memoryview, due: Due) -> int:
+    """Return how long the body of a message is.
+
+    Raises
+    ------
+    StreamCorruptError
+        If the description is one that no honest server sends.
+    """
+    n_bytes = _check_metadata(_Table.root(metadata), due.kind, due.max_rows)
+    if not 0 <= n_bytes <= due.max_body_bytes:
+        raise StreamCorruptError(
+            f"a message announces a body of {n_bytes} bytes; at most {due.max_body_bytes} can be due"
+        )
+    return n_bytes
 
 
 def _check_metadata(message: "_Table", kind: int, max_rows: int) -> int:

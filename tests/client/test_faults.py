@@ -146,7 +146,7 @@ def test_an_answer_longer_than_announced_is_cut_off(client: Client, server: "Fau
             handler.close_connection = True  # type: ignore[attr-defined]
 
     server.faults.append(endless)
-    with pytest.raises(CorruptAnswerError, match=r"more than the \d+ bytes that the request and its headers allow"):
+    with pytest.raises(CorruptAnswerError, match="bytes follow the stream's end"):
         client.fetch(REQUEST)
     assert len(sent) < 100
 
