@@ -43,5 +43,5 @@ STAGES: Final = {
     "engine": Stage(
         "engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 3, "rivals": FULL_RIVALS}
     ),
-    "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS, "n_shuffles": 5}),
+    "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS}),
 }
