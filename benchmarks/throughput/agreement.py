@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from stratoscope import Run
+from stratoscope.probes.classifiers import SVM_TOLERANCE
 from throughput.ours import SITES
 from throughput.outcome import Curves, Outcome
 from throughput.peer import PeerError
@@ -50,7 +51,7 @@ def check_statistics(outcome: Outcome, runs: Path) -> None:
         If a score differs by more than the solvers' tolerance.
     """
     script = import_module(SCRIPT)
-    order = plain_order(outcome.given)
+    order = plain_order(outcome.given, SVM_TOLERANCE)
     for given in outcome.given:
         activations = Run.open(runs / given["name"]).activations()
         columns = {f"{site}.{layer}": np.asarray(activations[site, layer]) for site in SITES for layer in CHECKED}

@@ -92,7 +92,7 @@ def _figures(
 ) -> Iterator[Figure]:
     measure, unit = f"{name} texts", "texts/s"
     operations = work.operations(found.lengths)
-    all_sizes = {"n_stimuli": len(texts), "n_tokens": sum(found.lengths), "n_layers": work.n_layers}
+    all_sizes: dict[str, float] = {"n_stimuli": len(texts), "n_tokens": sum(found.lengths), "n_layers": work.n_layers}
     for contestant in contestants:
         lengths = found.lengths[:: contestant.every]
         own = all_sizes | {"n_stimuli": len(lengths), "n_tokens": sum(lengths), "batch_size": contestant.batch_size}
@@ -109,5 +109,5 @@ def model_work() -> Work:
     """Return the matrix products of the model, without loading its weights."""
     config = AutoConfig.from_pretrained(model_folder(), local_files_only=True)
     with torch.device("meta"):
-        model = AutoModel.from_config(config, dtype=torch.bfloat16)
+        model = AutoModel.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     return Work.of(model.layers, config)

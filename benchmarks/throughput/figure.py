@@ -1,7 +1,7 @@
 """One measured figure: a row of the result file."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Figure:
     measure: str
     unit: str
     values: tuple[float, ...]
-    sizes: dict[str, float] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
     limit: str = ""
 
     @property

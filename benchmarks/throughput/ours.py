@@ -88,7 +88,7 @@ def computed(engine: BatchedEngine, texts: Sequence[str]) -> Computed:
     """Run texts through the engine and let the blocks go as they come."""
     began = time.perf_counter()
     prompts = tuple(_prompt(engine, f"t{index}", text) for index, text in enumerate(texts))
-    job = Job("bench", prompts, engine.card.columns(SITES), "bfloat16")
+    job = Job("bench", prompts, engine.card.columns(list(SITES)), "bfloat16")
     n_rows = asyncio.run(_drain(engine, job))
     seconds = time.perf_counter() - began
     assert n_rows == len(texts), n_rows

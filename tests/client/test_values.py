@@ -122,9 +122,10 @@ def test_other_rows_than_the_ledger_has_are_refused(tmp_path: Path) -> None:
 
 def test_rows_of_several_shards_come_in_the_order_wanted_and_others_are_left_out(tmp_path: Path) -> None:
     tables = [table_of(as_bfloat16, n) for n in (5, 7, 6)]
-    shards = [ShardReader(tmp_path / f"{index}.parquet", len(table), COLUMNS) for index, table in enumerate(tables)]
-    for shard, table in zip(shards, tables, strict=True):
-        write_shard(table, shard.path)
+    paths = [tmp_path / f"{index}.parquet" for index in range(len(tables))]
+    for path, table in zip(paths, tables, strict=True):
+        write_shard(table, path)
+    shards = [ShardReader(path, len(table), COLUMNS) for path, table in zip(paths, tables, strict=True)]
     pile = np.concatenate([read_column(shard.path, COLUMNS[1]) for shard in shards])
     wanted = np.array([*range(5), 11, 9, 5, 17])
     target = np.full(18, -1, np.intp)

@@ -179,6 +179,7 @@ def test_prefixes_are_computed_once_where_the_check_at_start_holds(load_tiny: Ca
         runner = load_tiny(architecture)
         assert runner.merge, architecture
         assert runner.card.versions["prefixes"] == "computed once"
+        assert runner.card.signed() == runner.card, "a client refuses a card that does not match its fingerprint"
 
 
 def test_a_model_that_merging_would_change_computes_each_text_for_itself(

@@ -112,7 +112,7 @@ def load_engine(
 
 
 def _card_with(card: ModelCard, **versions: str) -> ModelCard:
-    return card.model_copy(update={"versions": {**card.versions, **versions}})
+    return card.model_copy(update={"versions": {**card.versions, **versions}}).signed()
 
 
 def _check(runner: TorchRunner) -> None:
