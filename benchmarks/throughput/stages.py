@@ -43,7 +43,11 @@ STAGES: Final = {
     "engine": Stage(
         "engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 3, "rivals": FULL_RIVALS}
     ),
-    "merging": Stage("merging", {"n_stimuli": 96, "rounds": 1, "budgets": (1024,), "threads": (2,)}, {"rounds": 2}),
+    "merging": Stage(
+        "merging",
+        {"n_stimuli": 96, "rounds": 1, "budgets": (1024,), "threads": (2,)},
+        {"rounds": 2, "budgets": (512, 1024, 2048), "threads": (2,)},
+    ),
     "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS}),
     "stream": Stage("stream", {"n_texts": 4, "rounds": 2}, {"n_texts": 8, "rounds": 5, "memory_factor": 20}),
     "store": Stage("store", {"n_stimuli": 128}, {"n_stimuli": 1024, "d_model": 8192, "n_layers": 6, "rounds": 5}),

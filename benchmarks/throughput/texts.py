@@ -17,16 +17,22 @@ def built_in() -> list[str]:
 
 
 def templated(n_texts: int, seed: int = 0) -> list[str]:
-    """Return different texts of the built-in kinds: an even choice of the originals, then their halves recombined."""
+    """Return different texts of the built-in kinds: an even choice of the originals, then their halves recombined.
+
+    Recombined texts with the same first half stand together, as in the originals and in any design that is written by
+    loops over its halves.
+    """
     originals = built_in()
     if n_texts <= len(originals):
         return [originals[index] for index in np.linspace(0, len(originals) - 1, n_texts).astype(int)]
-    found = dict.fromkeys(originals)
-    for text in _recombined(originals, np.random.default_rng(seed)):
-        found[text] = None
-        if len(found) == n_texts:
+    known = set(originals)
+    found: dict[str, str] = {}
+    for first, text in _recombined(originals, np.random.default_rng(seed)):
+        if text not in known:
+            found.setdefault(text, first)
+        if len(originals) + len(found) == n_texts:
             break
-    return list(found)
+    return originals + sorted(found, key=lambda text: (found[text], text))
 
 
 def distinct(n_texts: int, seed: int = 0) -> list[str]:
@@ -36,10 +42,10 @@ def distinct(n_texts: int, seed: int = 0) -> list[str]:
     return [" ".join(rng.choice(words, len(text.split()))) for text in templated(n_texts, seed)]
 
 
-def _recombined(originals: list[str], rng: np.random.Generator) -> Iterator[str]:
+def _recombined(originals: list[str], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     # "A spanner is to a bolt" + "a pigeon is to a loft", "A church" + "organ"; "An apple" has no halves.
     halves = [[text.split(joint) for text in originals if text.count(joint) == 1] for joint in JOINTS]
     while True:
         for joint, pairs in zip(JOINTS, halves, strict=True):
             first, second = rng.integers(len(pairs), size=2)
-            yield pairs[first][0] + joint + pairs[second][1]
+            yield pairs[first][0], pairs[first][0] + joint + pairs[second][1]
