@@ -226,8 +226,16 @@ def test_an_interrupt_commits_what_was_verified(client: Client, server: "FaultSe
 
 @pytest.mark.parametrize("n_signals", [1, 2])
 def test_an_interrupt_in_the_middle_of_a_commit_waits_for_it_and_a_second_one_does_not(
-    client: Client, server: "FaultServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_signals: int
+    client: Client,
+    server: "FaultServer",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    n_signals: int,
 ) -> None:
+    # Whoever started the tests in the background may have let them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     handler = signal.getsignal(signal.SIGINT)
     commit = RunWriter.commit
     sent: list[int] = []
