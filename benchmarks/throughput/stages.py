@@ -41,17 +41,17 @@ FULL_RIVALS: Final = (*RIVALS, VLLM) if (ROOT / VLLM.environment).exists() else 
 
 STAGES: Final = {
     "engine": Stage(
-        "engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 3, "rivals": FULL_RIVALS}
+        "engine", {"n_texts": 96, "rounds": 2, "searched": (32,)}, {"n_texts": 2000, "rounds": 2, "rivals": FULL_RIVALS}
     ),
     "merging": Stage(
         "merging",
         {"n_stimuli": 96, "rounds": 1, "budgets": (1024,), "threads": (2,)},
-        {"rounds": 2, "budgets": (512, 1024, 2048), "threads": (2,)},
+        {"rounds": 2, "budgets": (1024,), "threads": (1, 2)},
     ),
     "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS}),
-    "stream": Stage("stream", {"n_texts": 4, "rounds": 2}, {"n_texts": 8, "rounds": 5, "memory_factor": 20}),
+    "stream": Stage("stream", {"n_texts": 4, "rounds": 2}, {"n_texts": 8, "rounds": 5, "memory_factor": 10}),
     "store": Stage("store", {"n_stimuli": 128}, {"n_stimuli": 1024, "d_model": 8192, "n_layers": 6, "rounds": 5}),
     "fitting": Stage("fitting"),
     "memory": Stage("memory", {}, {"request_mib": 16, "shard_mib": 32}),
-    "scaling": Stage("scaling", {}, {"texts": (256, 512, 1024, 2048), "stimuli": (6250, 25000, 100000), "rounds": 4}),
+    "scaling": Stage("scaling", {}, {"texts": (256, 512, 1024, 2048), "stimuli": (6250, 25000, 100000), "rounds": 3}),
 }
