@@ -16,6 +16,9 @@ from throughput.results import ratios_to
 OURS: Final = "stratoscope"
 BLUE: Final = "#0072B2"
 GREY: Final = "#999999"
+PROCESSOR: Final = "by processor time"
+ROW_INCHES: Final = 4.0
+BAR_INCHES: Final = 0.3
 STAGE_COLOURS: Final = ("#56B4E9", "#0072B2", "#009E73", "#E69F00")
 
 
@@ -25,8 +28,13 @@ def write_page(figures: Sequence[Figure], facts: Mapping[str, str], folder: Path
     if not panels:
         return
     n_rows = (len(panels) + 1) // 2
-    drawing = Drawing(figsize=(13, 4.2 * n_rows), layout="constrained")
-    for axes, (draw, content) in zip(drawing.subplots(n_rows, 2, squeeze=False).flat, panels, strict=False):
+    heights = [
+        max(ROW_INCHES, *(BAR_INCHES * len(content) for _, content in panels[2 * row : 2 * row + 2]))
+        for row in range(n_rows)
+    ]
+    drawing = Drawing(figsize=(15, sum(heights)), layout="constrained")
+    grid = drawing.subplots(n_rows, 2, squeeze=False, height_ratios=heights)
+    for axes, (draw, content) in zip(grid.flat, panels, strict=False):
         draw(axes, content)
     for axes in list(drawing.axes)[len(panels) :]:
         axes.remove()
@@ -53,9 +61,11 @@ def _limits(figures: Sequence[Figure]) -> list[Panel]:
         limit = by_name.get(figure.limit)
         if limit is None or not figure.subject.startswith(OURS) or limit.stage != "limit":
             continue
+        if figure.measure.endswith(PROCESSOR):
+            continue
         found = [part for part in ratios_to(figure, limit) if part is not None]
         if found:
-            parts[f"{figure.stage}: {figure.measure}\n{figure.subject}"] = found
+            parts[f"{figure.stage}: {_label(figure)}"] = found
     return [(_draw_limits, parts)] if parts else []
 
 
@@ -67,8 +77,21 @@ def _draw_limits(axes: Axes, parts: Mapping[str, Sequence[float]]) -> None:
 
 def _engine(figures: Sequence[Figure]) -> list[Panel]:
     engine = [figure for figure in figures if figure.stage == "engine"]
-    measures = dict.fromkeys(figure.measure for figure in engine)
-    return [(_draw_engine, [figure for figure in engine if figure.measure == measure]) for measure in measures]
+    measures = dict.fromkeys(figure.measure for figure in engine if not figure.subject.startswith(OURS))
+    panels: list[Panel] = [
+        (_draw_engine, [figure for figure in engine if figure.measure == measure]) for measure in measures
+    ]
+    alone = {_label(figure): figure.values for figure in engine if figure.measure not in measures}
+    return [*panels, (_draw_alone, alone)] if alone else panels
+
+
+def _label(figure: Figure) -> str:
+    return f"{figure.measure}{figure.subject.removeprefix(OURS)}"
+
+
+def _draw_alone(axes: Axes, values: Mapping[str, Sequence[float]]) -> None:
+    _bars(axes, values, [BLUE] * len(values))
+    axes.set(title="The engine alone, with and without sharing", xlabel="tokens/s")
 
 
 def _draw_engine(axes: Axes, figures: Sequence[Figure]) -> None:
@@ -120,8 +143,8 @@ def _draw_job(axes: Axes, figures: Sequence[Figure]) -> None:
 def _scaling(figures: Sequence[Figure]) -> list[Panel]:
     groups: dict[str, list[Figure]] = {}
     for figure in figures:
-        if figure.stage == "scale":
-            groups.setdefault(figure.measure, []).append(figure)
+        if figure.stage == "scale" and not figure.measure.startswith("exponent"):
+            groups.setdefault(figure.measure.partition(" = ")[0], []).append(figure)
     return [(_draw_scaling, group) for group in groups.values() if varying(group)]
 
 
@@ -138,6 +161,8 @@ def _draw_scaling(axes: Axes, group: Sequence[Figure]) -> None:
     for subject in dict.fromkeys(figure.subject for figure in group):
         mine = sorted((figure for figure in group if figure.subject == subject), key=lambda one: one.sizes.get(name, 0))
         axes.plot([one.sizes.get(name, 0) for one in mine], [one.median for one in mine], "o-", label=subject)
-    axes.set(title=group[0].measure, xlabel=name, ylabel=group[0].unit, xlim=(0, None), ylim=(0, None))
+    axes.set(
+        title=group[0].measure.partition(" = ")[0], xlabel=name, ylabel=group[0].unit, xlim=(0, None), ylim=(0, None)
+    )
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
