@@ -13,8 +13,11 @@ from typing import Self
 
 import httpx2
 
+from throughput.resident import peak_resident_bytes, resident_bytes
+
 START_SECONDS = 120.0
 TICK_SECONDS = 0.05
+MIB = 1 << 20
 
 
 @contextmanager
@@ -91,13 +94,11 @@ class Watch:
     def _work(self) -> None:
         while not self._ended.wait(TICK_SECONDS):
             try:
-                lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-            except OSError:
+                self.samples.append(resident_bytes(self.pid) / MIB)
+                self.peak = peak_resident_bytes(self.pid) / MIB
+            except (OSError, RuntimeError):
+                # It has ended.
                 return
-            facts = dict(line.split(":", 1) for line in lines)
-            if "VmRSS" in facts:
-                self.samples.append(int(facts["VmRSS"].split()[0]) / 1024)
-                self.peak = int(facts["VmHWM"].split()[0]) / 1024
 
 
 def run_watched(command: Sequence[str]) -> Watch:

@@ -22,7 +22,8 @@ from stratoscope_wire.request import Dtype
 from stratoscope_wire.schema import StreamHeader
 from throughput.figure import Figure
 from throughput.loopback import drain_request, socket_rate
-from throughput.serving import Server, forget_peak, peak_resident_bytes, remembered, resident_bytes
+from throughput.resident import forget_peak, peak_resident_bytes, resident_bytes
+from throughput.serving import Server, remembered
 
 GB = 1e9
 SELECT = "all"

@@ -2,8 +2,8 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -35,8 +35,7 @@ def require_space(folder: Path, n_bytes: int) -> None:
         )
 
 
-@contextmanager
-def disk_faults(path: Path, n_bytes: int | None = None) -> Iterator[None]:
+def disk_faults(path: Path, n_bytes: int | None = None) -> AbstractContextManager[None]:
     """Turn what the system reports about a file into an error that names it.
 
     Parameters
@@ -51,12 +50,18 @@ def disk_faults(path: Path, n_bytes: int | None = None) -> Iterator[None]:
     StorageError
         Instead of any other `OSError`.
     """
+    return faults(lambda error: storage_error(path, error.errno, error.strerror or str(error), n_bytes))
+
+
+@contextmanager
+def faults(told: Callable[[OSError], StorageError]) -> Iterator[None]:
+    """Raise what tells of an `OSError` instead of it; a `StorageError` tells already."""
     try:
         yield
     except StorageError:
         raise
     except OSError as error:
-        raise storage_error(path, error.errno, error.strerror or str(error), n_bytes) from error
+        raise told(error) from error
 
 
 def storage_error(path: Path, number: int | None, reason: str, n_bytes: int | None = None) -> StorageError:

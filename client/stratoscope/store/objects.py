@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from stratoscope.errors import ConfigurationError, StorageError
-from stratoscope.store.disk import disk_faults
+from stratoscope.store.disk import GO_ON, disk_faults, faults
 
 OPTIONS: Final = frozenset({"endpoint_override", "scheme", "region", "project_id", "retry_limit_seconds"})
 """What an address may say beside the place; credentials come from the environment, where nothing repeats them."""
@@ -192,8 +192,7 @@ def faults_of(path: RunPath) -> AbstractContextManager[None]:
     return disk_faults(path) if isinstance(path, Path) else object_faults(str(path))
 
 
-@contextmanager
-def object_faults(name: str) -> Iterator[None]:
+def object_faults(name: str) -> AbstractContextManager[None]:
     """Turn what an object store reports into an error that names the object.
 
     Raises
@@ -201,13 +200,5 @@ def object_faults(name: str) -> Iterator[None]:
     StorageError
         Instead of any other `OSError`.
     """
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"{name}: {error}. Check the address and the credentials. Run the same command again to go on; what was "
-            "committed stays",
-            errno=error.errno,
-        ) from error
+    hint = "Check the address and the credentials"
+    return faults(lambda error: StorageError(f"{name}: {error}. {hint}. {GO_ON}", errno=error.errno))

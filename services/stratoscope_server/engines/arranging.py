@@ -80,9 +80,10 @@ def arrangements(prompts: Sequence[Prompt], shortest: int, longest: int | None =
         Fewest and most tokens of a row that prompts are merged in; ``None`` for no limit.
     """
     yield apart(prompts)
+    order, shared = _by_tokens(prompts)
     for width in (shortest * times for times in _WIDTHS):
         if longest is None or width <= longest:
-            yield merged(prompts, width)
+            yield list(_fill(prompts, order, shared, width))
 
 
 def apart(prompts: Sequence[Prompt]) -> list[Row]:
@@ -93,12 +94,7 @@ def apart(prompts: Sequence[Prompt]) -> list[Row]:
 
 def merged(prompts: Sequence[Prompt], width: int) -> list[Row]:
     """Return rows of at most a number of tokens, in which what neighbours share stands once."""
-    keys = [prompt.token_ids.astype(">i4").tobytes() for prompt in prompts]
-    order = sorted(range(len(prompts)), key=keys.__getitem__)
-    shared = [
-        count_shared(prompts[before].token_ids, prompts[index].token_ids) for before, index in itertools.pairwise(order)
-    ]
-    return list(_fill(prompts, order, [0, *shared], width))
+    return list(_fill(prompts, *_by_tokens(prompts), width))
 
 
 def cost(rows: Sequence[Row]) -> float:
@@ -138,3 +134,13 @@ def _fill(prompts: Sequence[Prompt], order: Sequence[int], shared: Sequence[int]
             row = Row()
         row.add(index, prompt, n_shared if row.placed else 0)
     yield row
+
+
+def _by_tokens(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """Return the order of prompts by token ids, and how many tokens each has in common with the one before it."""
+    keys = [prompt.token_ids.astype(">i4").tobytes() for prompt in prompts]
+    order = sorted(range(len(prompts)), key=keys.__getitem__)
+    shared = [
+        count_shared(prompts[before].token_ids, prompts[index].token_ids) for before, index in itertools.pairwise(order)
+    ]
+    return order, [0, *shared]

@@ -37,12 +37,12 @@ def pack(prompts: Sequence[Prompt], max_batch_tokens: int, *, merge: bool = True
 
 def _batches(rows: Sequence[Row], max_batch_tokens: int) -> Iterator[list[Row]]:
     batch: list[Row] = []
+    width = n_rows = 0
     for row in rows:
-        width = max(row.n_tokens for row in [*batch, row])
-        n_rows = sum(row.n_rows for row in [*batch, row])
+        width, n_rows = max(width, row.n_tokens), n_rows + row.n_rows
         if batch and (width * (len(batch) + 1) > max_batch_tokens or n_rows > max_batch_tokens):
             yield batch
-            batch = []
+            batch, width, n_rows = [], row.n_tokens, row.n_rows
         batch.append(row)
     yield batch
 

@@ -21,19 +21,8 @@ from stratoscope_server.engines.torch.engine import load_runner
 from stratoscope_server.engines.torch.layout import lay_out
 from stratoscope_server.selection import select_rows
 from stratoscope_wire.sites import SITES
+from tests.server.architectures import ARCHITECTURES
 
-ARCHITECTURES = (
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "gpt2",
-    "llama",
-    "mistral",
-    "mixtral",
-    "phi3",
-    "qwen2",
-    "qwen3",
-)
 BEGINNING = [5, 9, 2, 7, 7, 3, 11, 4]
 
 

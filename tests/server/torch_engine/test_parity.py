@@ -12,19 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from stratoscope_server.engines.protocol import Prompt
 from stratoscope_wire.sites import LAYER_SITES
+from tests.server.architectures import ARCHITECTURES
 
-ARCHITECTURES = (
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "gpt2",
-    "llama",
-    "mistral",
-    "mixtral",
-    "phi3",
-    "qwen2",
-    "qwen3",
-)
 BOUND = 1e-5
 
 
