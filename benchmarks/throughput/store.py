@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from stratoscope.rows import FloatArray
+from stratoscope.store.check import check_shard
 from stratoscope.store.run import Run
-from stratoscope.store.shard import check_shard, file_sha256, shard_table, write_shard
+from stratoscope.store.shard import file_sha256, shard_table, write_shard
 from stratoscope.store.writer import RunWriter
 from throughput.figure import Figure
 from throughput.made import Batches, Made

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -14,6 +15,7 @@ import pyarrow as pa
 from stratoscope.captures import to_json
 from stratoscope.errors import RunError, StimulusChangedError
 from stratoscope.stimuli.table import StimulusTable
+from stratoscope.store.check import check_shard
 from stratoscope.store.disk import disk_faults, require_space
 from stratoscope.store.durable import sync_file, sync_folder, temporary_path
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord, now
@@ -26,7 +28,6 @@ from stratoscope.store.shard import (
     FOLDER,
     NAME_DIGITS,
     SUFFIX,
-    check_shard,
     file_sha256,
     placements,
     shard_table,
@@ -71,6 +72,7 @@ class RunWriter:
         _make_folder(self.run_dir)
         self._lock = RunLock(self.run_dir)
         self._manifest_due = 0.0
+        self._is_first = True
         try:
             self._prepare()
             self._ledger = Ledger(self.run_dir, writable=True)
@@ -194,8 +196,11 @@ class RunWriter:
         try:
             write_shard(table, temporary)
             sync_file(temporary)
-            check_shard(table, temporary)
-            digest = file_sha256(temporary)
+            with ThreadPoolExecutor(1) as pool:
+                hashed = pool.submit(file_sha256, temporary)
+                check_shard(table, temporary, by_arrow=self._is_first)
+                digest = hashed.result()
+            self._is_first = False
             n_bytes = temporary.stat().st_size
             name = f"{digest[:NAME_DIGITS]}{SUFFIX}"
             os.replace(temporary, folder / name)  # noqa: PTH105
