@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import BinaryIO
 
 from stratoscope.rows import FloatArray
-from stratoscope.store.encoder import encode_page, rows_per_page
+from stratoscope.store.encoder import PageEncoder, rows_per_page
 from stratoscope.store.footer import ColumnChunk
-from stratoscope.store.scratch import Scratch
 from stratoscope.store.sharing import THREADS
 
 
@@ -23,9 +21,7 @@ def write_columns(file: BinaryIO, columns: Mapping[str, FloatArray]) -> list[Col
     """
     chunks = []
     with ThreadPoolExecutor(THREADS) as pool:
-        pages = pool.map(
-            partial(encode_page, scratch=Scratch()), (page for rows in columns.values() for page in _cut(rows))
-        )
+        pages = pool.map(PageEncoder().encode, (page for rows in columns.values() for page in _cut(rows)))
         for name, rows in columns.items():
             start = file.tell()
             plain_bytes = 0

@@ -62,10 +62,12 @@ def activations(table: pa.Table, name: str) -> FloatArray:
     ValueError
         If it may hold nulls.
     """
-    kind, column = table.schema.field(name), table.column(name).combine_chunks()
+    kind, column = table.schema.field(name), table.column(name)
+    # Arrow copies even a single chunk when it combines.
+    rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if kind.nullable or kind.type.value_field.nullable:
         raise ValueError(f"column {name} may hold nulls: {kind.type}")
-    return np.asarray(column.flatten().to_numpy(), np.float32).reshape(-1, kind.type.list_size)
+    return np.asarray(rows.flatten().to_numpy(), np.float32).reshape(-1, kind.type.list_size)
 
 
 def same_fields(found: pa.Schema, expected: pa.Schema) -> bool:
