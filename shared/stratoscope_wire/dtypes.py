@@ -57,9 +57,9 @@ def widen(values: Values, dtype: Dtype, out: npt.NDArray[np.float32]) -> None:
 
     Parameters
     ----------
-    values : array of shape (n_values,)
+    values : array of any shape
         As they came from the wire; for bfloat16 the raw bits in uint16.
-    out : contiguous array of the same shape
+    out : array of the same shape
         Takes them.
     """
     if dtype == "bfloat16":

@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from stratoscope.errors import ShardDamagedError
 from stratoscope.store import encoder
 from stratoscope.store.check import check_shard
-from stratoscope.store.shard import activations, write_shard
+from stratoscope.store.content import ColumnRows, Content
+from stratoscope.store.shard import write_shard
 from stratoscope.store.values import ShardReader
 from stratoscope_wire import Column
+from stratoscope_wire.dtypes import NUMPY_TYPES
+from stratoscope_wire.request import Dtype
 from stratoscope_wire.schema import KEY_FIELDS, response_schema
+from tests.client.contents import content_of, write_table
 
 Bits = npt.NDArray[np.uint32]
 
@@ -46,6 +50,12 @@ def table_of(columns: list[Column], n_rows: int, mask: int = 0xFFFFFFFF) -> pa.T
         for seed, column in enumerate(columns)
     ]
     return pa.Table.from_arrays([*keys, *lists], schema=schema)
+
+
+def activations(table: pa.Table, name: str) -> npt.NDArray[np.float32]:
+    """One column of a table, of shape (n_rows, width)."""
+    column = table.column(name).combine_chunks()
+    return np.asarray(column.flatten().to_numpy(), np.float32).reshape(len(column), -1)
 
 
 def by_arrow(path: Path, column: Column) -> npt.NDArray[np.float32]:
@@ -86,8 +96,8 @@ def test_every_reader_reads_a_shard_bit_for_bit_as_it_was_written(
     table = table_of(columns, n_rows, mask)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, "PAGE_BYTES", page_bytes)
-        write_shard(table, path)
-    check_shard(table, path, by_arrow=True)
+        write_table(table, path)
+    check_shard(content_of(table), path, by_arrow=True)
     keys = table.column_names[: len(KEY_FIELDS)]
     assert pl.read_parquet(path).select(keys).rows() == list(zip(*table.select(keys).to_pydict().values(), strict=True))
     for column in (columns[0], columns[-1]):
@@ -100,7 +110,7 @@ def test_every_reader_reads_a_shard_bit_for_bit_as_it_was_written(
 def test_a_shard_says_how_it_is_laid_out(tmp_path: Path) -> None:
     path = tmp_path / "shard.parquet"
     table = table_of(COLUMNS, 40)
-    write_shard(table, path)
+    write_table(table, path)
     metadata = pq.read_metadata(path)
     assert metadata.num_row_groups == 1
     assert metadata.num_rows == 40
@@ -118,7 +128,7 @@ def test_a_shard_says_how_it_is_laid_out(tmp_path: Path) -> None:
 
 def test_arrow_notices_a_flipped_bit_of_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "shard.parquet"
-    write_shard(table_of(COLUMNS, 40), path)
+    write_table(table_of(COLUMNS, 40), path)
     chunk = pq.read_metadata(path).row_group(0).column(len(KEY_FIELDS))
     content = bytearray(path.read_bytes())
     content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
@@ -172,17 +182,17 @@ def test_the_check_refuses_a_shard_that_differs_from_what_was_to_be_written(tmp_
     wanted = table_of(COLUMNS, 400, mask=0xFFFF0000)
     if difference == "the sign of a zero":
         wanted = table_of(COLUMNS, 40, mask=0)
-    write_shard(wanted, path)
-    check_shard(wanted, path)
-    write_shard(DIFFERENCES[difference](wanted), path)
+    write_table(wanted, path)
+    check_shard(content_of(wanted), path)
+    write_table(DIFFERENCES[difference](wanted), path)
     with pytest.raises(ShardDamagedError, match="just written"):
-        check_shard(wanted, path)
+        check_shard(content_of(wanted), path)
 
 
 def test_the_check_refuses_any_flipped_bit_of_a_page_and_a_file_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "shard.parquet"
     table = table_of(COLUMNS, 40)
-    write_shard(table, path)
+    write_table(table, path)
     content = path.read_bytes()
     chunk = pq.read_metadata(path).row_group(0).column(len(KEY_FIELDS) + 1)
     bodies = np.random.default_rng(2).integers(40, chunk.total_compressed_size, 50)
@@ -191,15 +201,43 @@ def test_the_check_refuses_any_flipped_bit_of_a_page_and_a_file_cut_short(tmp_pa
         changed[chunk.data_page_offset + place] ^= 1 << place % 8
         path.write_bytes(changed)
         with pytest.raises(ShardDamagedError, match="checksum"):
-            check_shard(table, path)
+            check_shard(content_of(table), path)
     for length in (0, 3, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(ShardDamagedError, match="cannot be read back"):
-            check_shard(table, path)
+        with pytest.raises(ShardDamagedError, match="does not read back"):
+            check_shard(content_of(table), path)
 
 
-def test_a_column_that_may_hold_nulls_is_not_written(tmp_path: Path) -> None:
-    kind = pa.list_(pa.float32(), 96)
-    table = table_of(COLUMNS, 2).set_column(4, COLUMNS[0].name, pa.array([[1.0] * 96, None], kind))
-    with pytest.raises(ValueError, match=r"resid_post\.0 may hold nulls"):
-        write_shard(table, tmp_path / "shard.parquet")
+@pytest.mark.parametrize("hole", [None, [None] + [1.0] * 95], ids=["list", "value"])
+def test_a_null_is_not_written(hole: list[float | None] | None) -> None:
+    with pytest.raises(ValueError, match="null"):
+        ColumnRows.of([(pa.array([[1.0] * 96, hole], pa.list_(pa.float32(), 96)), "float32")])
+
+
+@pytest.mark.parametrize("dtypes", [["bfloat16"], ["float16"], ["float32", "bfloat16", "float16"]], ids=str)
+def test_values_of_any_dtype_and_in_any_pieces_are_widened_exactly(tmp_path: Path, dtypes: list[Dtype]) -> None:
+    path = tmp_path / "shard.parquet"
+    table = table_of(COLUMNS, 60)
+    rng = np.random.default_rng(3)
+    lengths = rng.multinomial(60 - 2 * 5, [0.2] * 5) + 2
+    pieces: list[tuple[pa.FixedSizeListArray, Dtype]] = []
+    expected = []
+    for number, length in enumerate(lengths.tolist()):
+        dtype = dtypes[number % len(dtypes)]
+        floats = rng.standard_normal(length * 96).astype(np.float32)
+        if dtype == "bfloat16":
+            values = (floats.view(np.uint32) >> 16).astype(np.uint16)
+            expected.append((values.astype(np.uint32) << 16).view(np.float32))
+        else:
+            values = floats.astype(NUMPY_TYPES[dtype])
+            expected.append(values.astype(np.float32))
+        pieces.append((pa.FixedSizeListArray.from_arrays(pa.array(values), 96), dtype))
+    whole = content_of(table)
+    content = Content(whole.schema, whole.keys, {**whole.columns, COLUMNS[0].name: ColumnRows.of(pieces)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "PAGE_BYTES", 7 * 96 * 4)
+        write_shard(content, path)
+    check_shard(content, path, by_arrow=True)
+    found = by_arrow(path, COLUMNS[0])
+    np.testing.assert_array_equal(found.view(np.uint32), np.concatenate(expected).view(np.uint32))
+    assert content.nbytes >= 60 * (96 + 160) * 4

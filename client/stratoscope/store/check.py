@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stratoscope.errors import ShardDamagedError
-from stratoscope.store.pages import Bits, Page, PagesError, find_chunk, read_pages
+from stratoscope.store.content import ColumnRows, Content
+from stratoscope.store.pages import Page, PagesError, find_chunk, read_pages
 from stratoscope.store.scratch import Scratch
-from stratoscope.store.shard import KEY_NAMES, activations, same_fields
+from stratoscope.store.shard import KEY_NAMES, same_fields
 from stratoscope.store.sharing import Piece, share
 
 
-def check_shard(table: pa.Table, path: Path, *, by_arrow: bool = False) -> None:
+def check_shard(content: Content, path: Path, *, by_arrow: bool = False) -> None:
     """Read a shard back and compare every value with what was to be written.
 
     Keys, schema and metadata are read by Arrow, activations as a run is read: every page is held against its checksum,
@@ -34,48 +35,59 @@ def check_shard(table: pa.Table, path: Path, *, by_arrow: bool = False) -> None:
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            metadata = file.metadata
-            widths = {field.type: field.name for field in table.schema} if by_arrow else {}
-            names = [*KEY_NAMES, *(name for name in widths.values() if name not in KEY_NAMES)]
-            same = (
-                metadata.num_row_groups == 1
-                and metadata.num_rows == table.num_rows
-                and same_fields(file.schema_arrow, table.schema)
-                and file.schema_arrow.metadata == table.schema.metadata
-                and file.read(columns=names).equals(table.select(names))
-            )
-        if same:
-            _check_columns(table, path, metadata)
+            _check_keys(content, file)
+            if by_arrow:
+                for name in {rows.width: name for name, rows in content.columns.items()}.values():
+                    _check_by_arrow(name, content.columns[name], file)
+            _check_columns(content, path, file.metadata)
     except (PagesError, pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):
             raise
-        raise ShardDamagedError(f"the shard just written to {path} cannot be read back: {error}") from error
-    if not same:
-        raise ShardDamagedError(f"the shard just written to {path} does not read back as it was written")
+        raise ShardDamagedError(f"the shard just written to {path} does not read back as written: {error}") from error
 
 
-def _check_columns(table: pa.Table, path: Path, metadata: pq.FileMetaData) -> None:
-    scratch, decoded = Scratch(), Scratch()
+def _check_keys(content: Content, file: pq.ParquetFile) -> None:
+    schema = file.schema_arrow
+    if not same_fields(schema, content.schema) or schema.metadata != content.schema.metadata:
+        raise PagesError("its schema is another")
+    if file.num_row_groups != 1 or not file.read(columns=list(KEY_NAMES)).equals(content.keys):
+        raise PagesError("its keys are others")
+
+
+def _check_by_arrow(name: str, rows: ColumnRows, file: pq.ParquetFile) -> None:
+    found = file.read(columns=[name]).column(0).combine_chunks().flatten().to_numpy()
+    expected = rows.part(0, rows.n_rows, Scratch()).reshape(-1)
+    if not np.array_equal(found.view(np.uint32), expected.view(np.uint32)):
+        raise PagesError(f"Arrow reads other values in column {name} than were written")
+
+
+def _check_columns(content: Content, path: Path, metadata: pq.FileMetaData) -> None:
+    memory = Scratch(), Scratch(), Scratch()
     group = metadata.row_group(0)
     places = {group.column(index).path_in_schema: group.column(index) for index in range(metadata.num_columns)}
-    names = table.schema.names[len(KEY_NAMES) :]
-    share(partial(_check_column, table, path, name, places[f"{name}.list.element"], scratch, decoded) for name in names)
+    share(
+        partial(_check_column, name, rows, path, places[f"{name}.list.element"], memory)
+        for name, rows in content.columns.items()
+    )
 
 
 def _check_column(
-    table: pa.Table, path: Path, name: str, place: pq.ColumnChunkMetaData, scratch: Scratch, decoded: Scratch
+    name: str, rows: ColumnRows, path: Path, place: pq.ColumnChunkMetaData, memory: tuple[Scratch, Scratch, Scratch]
 ) -> list[Piece]:
-    bits = activations(table, name).reshape(-1).view(np.uint32)
     chunk = find_chunk(place)
-    if chunk is None or chunk.n_values != len(bits):
+    if chunk is None or chunk.n_values != rows.n_rows * rows.width:
         raise PagesError(f"column {name} is laid out otherwise than it was written")
     with pa.OSFile(str(path)) as file:
         pages = list(read_pages(file, chunk))
-    check = partial(_check_page, name, scratch=scratch, decoded=decoded)
-    return [partial(check, page, bits[page.first : page.first + page.n_values]) for page in pages]
+    return [partial(_check_page, name, rows, page, memory) for page in pages]
 
 
-def _check_page(name: str, page: Page, expected: Bits, scratch: Scratch, decoded: Scratch) -> list[Piece]:
+def _check_page(name: str, rows: ColumnRows, page: Page, memory: tuple[Scratch, Scratch, Scratch]) -> list[Piece]:
+    (first, rest), (n_rows, more) = divmod(page.first, rows.width), divmod(page.n_values, rows.width)
+    widened, decoded, scratch = memory
+    expected = rows.part(first, first + n_rows, widened).reshape(-1).view(np.uint32)
+    if rest or more or len(expected) != page.n_values:
+        raise PagesError(f"a page of column {name} ends within a row")
     found = decoded.take(expected.nbytes).view(np.uint32)
     page.decode(found, scratch)
     if not np.array_equal(found, expected):

@@ -2,37 +2,39 @@
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import BinaryIO
 
-from stratoscope.rows import FloatArray
-from stratoscope.store.encoder import PageEncoder, rows_per_page
+from stratoscope.store.content import ColumnRows
+from stratoscope.store.encoder import PageEncoder, Part, rows_per_page
 from stratoscope.store.footer import ColumnChunk
 from stratoscope.store.sharing import THREADS
 
 
-def write_columns(file: BinaryIO, columns: Mapping[str, FloatArray]) -> list[ColumnChunk]:
+def write_columns(file: BinaryIO, columns: Mapping[str, ColumnRows]) -> list[ColumnChunk]:
     """Write columns from where the file stands; return where they lie.
 
     Parameters
     ----------
-    columns : contiguous float32 arrays of shape (n_rows, width)
+    columns
         By name. Their pages are encoded ahead of the file, at most all of them.
     """
     chunks = []
+    parts = {name: list(_cut(rows)) for name, rows in columns.items()}
     with ThreadPoolExecutor(THREADS) as pool:
-        pages = pool.map(PageEncoder().encode, (page for rows in columns.values() for page in _cut(rows)))
+        pages = pool.map(PageEncoder().encode, chain.from_iterable(parts.values()))
         for name, rows in columns.items():
             start = file.tell()
             plain_bytes = 0
-            for page in islice(pages, len(range(0, len(rows), rows_per_page(rows.shape[1])))):
+            for page in islice(pages, len(parts[name])):
                 file.write(page.header)
                 file.write(page.body)
                 plain_bytes += len(page.header) + page.plain_bytes
-            chunks.append(ColumnChunk(name, start, file.tell() - start, plain_bytes, rows.size))
+            chunks.append(ColumnChunk(name, start, file.tell() - start, plain_bytes, rows.n_rows * rows.width))
     return chunks
 
 
-def _cut(rows: FloatArray) -> Iterator[FloatArray]:
-    step = rows_per_page(rows.shape[1])
-    return (rows[first : first + step] for first in range(0, len(rows), step))
+def _cut(rows: ColumnRows) -> Iterator[Part]:
+    step = rows_per_page(rows.width)
+    return (partial(rows.part, first, min(first + step, rows.n_rows)) for first in range(0, rows.n_rows, step))

@@ -6,7 +6,7 @@ without nulls they are the same for every row: the first value begins a list, th
 
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -41,6 +41,10 @@ RUN_LENGTHS: Final = 3
 DATA_PAGE: Final = 0
 
 
+Part = Callable[[Scratch], FloatArray]
+"""Gives the rows of a page, contiguous and of shape (n_rows, width), if need be in the memory that it is given."""
+
+
 class EncodedPage(NamedTuple):
     """A page as it stands in the file.
 
@@ -66,16 +70,13 @@ class PageEncoder(threading.local):
     """Encodes pages, each thread with memory of its own that it uses again."""
 
     def __init__(self) -> None:
+        self._widened = Scratch()
         self._scratch = Scratch()
         self._compressor = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(**FRAME))
 
-    def encode(self, rows: FloatArray) -> EncodedPage:
-        """Encode rows as one page: levels, then the four byte planes, compressed, with a checksum.
-
-        Parameters
-        ----------
-        rows : contiguous float32 array of shape (n_rows, width)
-        """
+    def encode(self, part: Part) -> EncodedPage:
+        """Encode rows as one page: levels, then the four byte planes, compressed, with a checksum."""
+        rows = part(self._widened)
         levels = _levels(*rows.shape)
         plain = self._scratch.take(len(levels) + rows.nbytes)
         plain[: len(levels)] = np.frombuffer(levels, np.uint8)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -15,12 +16,12 @@ import pyarrow.parquet as pq
 from stratoscope.errors import ShardDamagedError, StorageError
 from stratoscope.rows import FloatArray
 from stratoscope.store.columns import write_columns
+from stratoscope.store.content import ColumnRows, Content
 from stratoscope.store.footer import footer, pages_end
 from stratoscope.store.ledger import Placement
 from stratoscope.store.measurement import Measurement
 from stratoscope.store.objects import ObjectPath, RunPath
 from stratoscope_wire import Column
-from stratoscope_wire.dtypes import widen
 from stratoscope_wire.request import Dtype
 from stratoscope_wire.schema import KEY_FIELDS, response_schema
 
@@ -44,30 +45,12 @@ def shard_schema(measurement: Measurement) -> pa.Schema:
     return response_schema(measurement.columns, "float32").with_metadata(facts)
 
 
-def shard_table(batches: Sequence[tuple[pa.RecordBatch, Dtype]], measurement: Measurement) -> pa.Table:
-    """Bring verified batches into the form of a shard, every value widened exactly to float32."""
-    schema = shard_schema(measurement)
-    arrays = [pa.concat_arrays([batch.column(name) for batch, _ in batches]) for name in KEY_NAMES]
-    for column in measurement.columns:
-        values = pa.array(_widened(batches, column))
-        arrays.append(pa.FixedSizeListArray.from_arrays(values, type=schema.field(column.name).type))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def activations(table: pa.Table, name: str) -> FloatArray:
-    """Return one column of activations of a shard's table, of shape (n_rows, width).
-
-    Raises
-    ------
-    ValueError
-        If it may hold nulls.
-    """
-    kind, column = table.schema.field(name), table.column(name)
-    # Arrow copies even a single chunk when it combines.
-    rows = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if kind.nullable or kind.type.value_field.nullable:
-        raise ValueError(f"column {name} may hold nulls: {kind.type}")
-    return np.asarray(rows.flatten().to_numpy(), np.float32).reshape(-1, kind.type.list_size)
+def shard_content(batches: Sequence[tuple[pa.RecordBatch, Dtype]], measurement: Measurement) -> Content:
+    """Bring verified batches into the form of a shard; only the keys are copied."""
+    keys = [pa.concat_arrays([batch.column(name) for batch, _ in batches]) for name in KEY_NAMES]
+    names = [column.name for column in measurement.columns]
+    columns = {name: ColumnRows.of([(batch.column(name), dtype) for batch, dtype in batches]) for name in names}
+    return Content(shard_schema(measurement), pa.Table.from_arrays(keys, schema=pa.schema(KEY_FIELDS)), columns)
 
 
 def same_fields(found: pa.Schema, expected: pa.Schema) -> bool:
@@ -76,11 +59,11 @@ def same_fields(found: pa.Schema, expected: pa.Schema) -> bool:
     return bool(found.equals(expected)) and [f.metadata for f in found] == [f.metadata for f in expected]
 
 
-def placements(table: pa.Table) -> list[Placement]:
+def placements(keys: pa.Table) -> list[Placement]:
     """Say where each stimulus lies in a shard; its rows are adjacent."""
     row0 = 0
     found = []
-    for stimulus_id, rows in groupby(table.column("stimulus_id").to_pylist()):
+    for stimulus_id, rows in groupby(keys.column("stimulus_id").to_pylist()):
         n_rows = sum(1 for _ in rows)
         found.append(Placement(stimulus_id, row0, n_rows))
         row0 += n_rows
@@ -92,25 +75,19 @@ def contents_digest(contents: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(list(contents), ensure_ascii=True).encode()).hexdigest()
 
 
-def with_contents(table: pa.Table, contents: Iterable[tuple[str, str]]) -> pa.Table:
+def with_contents(content: Content, contents: Iterable[tuple[str, str]]) -> Content:
     """Say in a shard's metadata what was measured, so that it can prove it without a ledger."""
-    return table.replace_schema_metadata({**table.schema.metadata, CONTENTS_KEY: contents_digest(contents)})
+    facts = {**(content.schema.metadata or {}), CONTENTS_KEY: contents_digest(contents)}
+    return replace(content, schema=content.schema.with_metadata(facts))
 
 
-def write_shard(table: pa.Table, path: Path) -> None:
-    """Write a shard: one row group, byte planes split and compressed, every page with a checksum.
-
-    Raises
-    ------
-    ValueError
-        If a column of activations may hold nulls.
-    """
-    columns = {name: activations(table, name) for name in table.schema.names[len(KEY_NAMES) :]}
-    keys = _key_file(table.select(KEY_NAMES))
+def write_shard(content: Content, path: Path) -> None:
+    """Write a shard: one row group, byte planes split and compressed, every page with a checksum."""
+    keys = _key_file(content.keys)
     with path.open("wb") as file:
         file.write(keys[: pages_end(keys)])
-        chunks = write_columns(file, columns)
-        file.write(footer(table.schema, table.num_rows, keys, chunks))
+        chunks = write_columns(file, content.columns)
+        file.write(footer(content.schema, content.keys.num_rows, keys, chunks))
 
 
 def file_sha256(path: Path) -> str:
@@ -184,16 +161,6 @@ def opened(path: RunPath) -> Iterator[pa.NativeFile]:
         raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
     except pa.ArrowException as error:
         raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
-
-
-def _widened(batches: Sequence[tuple[pa.RecordBatch, Dtype]], column: Column) -> FloatArray:
-    values = np.empty(sum(batch.num_rows for batch, _ in batches) * column.width, np.float32)
-    done = 0
-    for batch, dtype in batches:
-        some = batch.column(column.name).flatten().to_numpy(zero_copy_only=False)
-        widen(some, dtype, values[done : done + len(some)])
-        done += len(some)
-    return values
 
 
 def _key_file(keys: pa.Table) -> memoryview:
