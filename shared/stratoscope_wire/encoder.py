@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from stratoscope_wire.checksum import batch_checksum, stream_checksum
+from stratoscope_wire.compression import Compression, write_options
 from stratoscope_wire.dtypes import NUMPY_TYPES, Values, is_finite, value_bytes
 from stratoscope_wire.errors import BlockError
 from stratoscope_wire.schema import BatchMark, ErrorRecord, Footer, StreamHeader, response_schema
@@ -81,10 +82,13 @@ class StreamEncoder:
         Columns of the capture, in canonical order.
     header
         What is announced; `finish` refuses to state success if anything else was encoded.
+    compression
+        How batches are packed; their checksums are those of what was packed.
     """
 
-    def __init__(self, columns: Sequence[Column], header: StreamHeader) -> None:
+    def __init__(self, columns: Sequence[Column], header: StreamHeader, compression: Compression | None = None) -> None:
         self._header = header
+        self._options = write_options(compression)
         self._columns = columns
         self._schema = response_schema(columns, header.dtype)
         self._row_bytes = sum(column.width for column in columns) * value_bytes(header.dtype)
@@ -97,7 +101,7 @@ class StreamEncoder:
     def start(self) -> list[Piece]:
         """Return the schema message."""
         schema = self._schema.with_metadata(self._header.to_metadata())
-        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), schema)
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), schema, options=self._options)
         self._empty = pa.RecordBatch.from_pylist([], schema=schema)
         return self._sink.take()
 
