@@ -151,9 +151,10 @@ def test_a_run_holds_the_same_values_however_they_came(
     texts = ["word " * (3 + number) for number in range(5)]
     table = StimulusTable.from_frame(pl.DataFrame({"id": [f"s{number}" for number in range(5)], "text": texts}))
     with start_server() as url:
-        runs = []
-        for name in ("none", setting):
-            with Client(url, compression=cast("CompressionSetting", name)) as client:
+        runs: list[Run] = []
+        settings: list[CompressionSetting] = ["none", setting]
+        for name in settings:
+            with Client(url, compression=name) as client:
                 collect(table, tmp_path / f"{name}-{len(runs)}", client, select=["all", "last"])
             runs.append(Run.open(tmp_path / f"{name}-{len(runs)}"))
     first, second = (run.activations("last") for run in runs)
