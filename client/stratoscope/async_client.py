@@ -9,6 +9,7 @@ import httpx2
 import pyarrow as pa
 
 from stratoscope.activations import Activations
+from stratoscope.async_direct import async_direct_transport
 from stratoscope.captures import Layers
 from stratoscope.connection import Connection
 from stratoscope.conversation import Conversation, Spans
@@ -50,7 +51,7 @@ class AsyncClient:
         self._talk = Conversation(policy, Link(compression, is_loopback=self._connection.is_loopback))
         self._http = httpx2.AsyncClient(
             timeout=self._connection.timeout,
-            transport=transport,
+            transport=transport or async_direct_transport(self._connection),
             trust_env=self._connection.uses_proxies,
             verify=self._connection.trust,
         )

@@ -14,6 +14,7 @@ from typing import Final
 import httpx2
 import pyarrow as pa
 
+from stratoscope.async_direct import async_direct_body
 from stratoscope.connection import Connection
 from stratoscope.direct import direct_body
 from stratoscope.errors import CorruptAnswerError, StratoscopeError
@@ -170,6 +171,16 @@ class _Receiver:
             self._batches += self._intake.filled(n_bytes)
             self._wait()
 
+    async def take_direct_async(self, response: httpx2.Response) -> None:
+        """As `take_direct`."""
+        body = async_direct_body(response, self._connection.timeout.read)
+        if body is None or self._intake is None:
+            return
+        while n_bytes := await body.read_into(self._intake.room):
+            self._came(n_bytes)
+            self._batches += self._intake.filled(n_bytes)
+            self._wait()
+
     def end(self, problem: Exception | None = None) -> Answer:
         """Return what came, given what ended it if it did not end by itself."""
         fault = problem if isinstance(problem, StreamError) else self._unfinished()
@@ -251,6 +262,7 @@ async def exchange_async(
                 call.method, receiver.url, content=call.body, headers=receiver.sent_headers
             ) as response:
                 receiver.begin(response)
+                await receiver.take_direct_async(response)
                 async for chunk in response.aiter_raw():
                     receiver.take(chunk)
     except ENDINGS as problem:
