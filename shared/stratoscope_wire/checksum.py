@@ -35,7 +35,7 @@ class BatchChecksum:
 
     def add_values(self, values: Values) -> None:
         """Add the values of the next column, which must be C-contiguous."""
-        self._state.update(values)
+        self._state.update(values.data)
 
     @property
     def text(self) -> str:
