@@ -9,10 +9,12 @@ import httpx2
 import pyarrow as pa
 
 from stratoscope.activations import Activations
+from stratoscope.async_direct import async_direct_transport
 from stratoscope.captures import Layers
 from stratoscope.connection import Connection
 from stratoscope.conversation import Conversation, Spans
 from stratoscope.fetching import Fetched, Pause, Steps
+from stratoscope.link import CompressionSetting, Link
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Answer, Call, exchange_async
 from stratoscope_wire import ActivationsRequest, Limits, ModelCard, Plan, Selector, Stimulus
@@ -40,14 +42,16 @@ class AsyncClient:
         *,
         timeout: float | httpx2.Timeout | None = None,
         max_retries: int | RetryPolicy = 7,
+        compression: CompressionSetting = "auto",
         transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._connection = Connection.of(base_url, api_key, timeout)
-        self._talk = Conversation(max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries))
+        policy = max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries)
+        self._talk = Conversation(policy, Link(compression, is_loopback=self._connection.is_loopback))
         self._http = httpx2.AsyncClient(
             timeout=self._connection.timeout,
-            transport=transport,
+            transport=transport or async_direct_transport(self._connection),
             trust_env=self._connection.uses_proxies,
             verify=self._connection.trust,
         )

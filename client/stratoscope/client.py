@@ -14,6 +14,7 @@ from stratoscope.connection import Connection
 from stratoscope.conversation import Conversation, Spans
 from stratoscope.direct import direct_transport
 from stratoscope.fetching import Fetched, Pause, Steps
+from stratoscope.link import CompressionSetting, Link
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Answer, Call, exchange
 from stratoscope_wire import ActivationsRequest, Limits, ModelCard, Plan, Selector, Stimulus
@@ -36,6 +37,9 @@ class Client:
         Longest silence between two bytes in seconds (default 120; connecting may take 10), or an `httpx2.Timeout`.
     max_retries
         Further attempts after a failed one, or a full `RetryPolicy`.
+    compression
+        Whether answers are compressed on the way, which changes no value: ``"none"``, ``"zstd"``, or ``"auto"``: on
+        links that were measured to be slow, never on this very machine.
     transport
         Replaces the network, for tests and unusual networks.
     sleep
@@ -54,11 +58,13 @@ class Client:
         *,
         timeout: float | httpx2.Timeout | None = None,
         max_retries: int | RetryPolicy = 7,
+        compression: CompressionSetting = "auto",
         transport: httpx2.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._connection = Connection.of(base_url, api_key, timeout)
-        self._talk = Conversation(max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries))
+        policy = max_retries if isinstance(max_retries, RetryPolicy) else RetryPolicy(max_retries)
+        self._talk = Conversation(policy, Link(compression, is_loopback=self._connection.is_loopback))
         self._http = httpx2.Client(
             timeout=self._connection.timeout,
             transport=transport or direct_transport(self._connection),

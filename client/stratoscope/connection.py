@@ -83,9 +83,14 @@ class Connection:
             ) from None
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this very machine."""
+        return _is_loopback(httpx2.URL(self.base_url).host)
+
+    @property
     def uses_proxies(self) -> bool:
         """Whether proxies named in the environment apply; never for this very machine, whatever `NO_PROXY` says."""
-        return not _is_loopback(httpx2.URL(self.base_url).host)
+        return not self.is_loopback
 
     @property
     def headers(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from stratoscope.activations import Activations
 from stratoscope.captures import Layers, capture_columns, explain, make_capture, to_json
 from stratoscope.errors import ConfigurationError, CorruptAnswerError, InvalidRequestError, TooLargeError
 from stratoscope.fetching import Fetched, Steps, ask, fetch
+from stratoscope.link import Link
 from stratoscope.packing import Recipe, halve, pack
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import Call
@@ -28,10 +29,13 @@ class Conversation:
     ----------
     policy
         When to try again.
+    link
+        Decides how answers are packed.
     """
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, link: Link) -> None:
         self.policy = policy
+        self._link = link
         self._asker = secrets.token_hex(8)
         self._card: ModelCard | None = None
         self._limits: Limits | None = None
@@ -62,7 +66,7 @@ class Conversation:
     def fetch(self, request: ActivationsRequest, policy: RetryPolicy | None = None) -> Steps[Fetched]:
         """Fetch one request, whatever comes of it, under the conversation's policy or another."""
         card = yield from self.model()
-        return (yield from fetch(request, card, policy or self.policy, self._asker))
+        return (yield from fetch(request, card, policy or self.policy, self._asker, self._link))
 
     def activations(
         self,
@@ -84,7 +88,7 @@ class Conversation:
         requests = deque(pack(stimuli, recipe, limits))
         batches = []
         while requests:
-            fetched = yield from fetch(requests.popleft(), card, self.policy, self._asker)
+            fetched = yield from fetch(requests.popleft(), card, self.policy, self._asker, self._link)
             batches += fetched.batches
             requests.extendleft(reversed(smaller_or_raise(fetched)))
         return Activations(

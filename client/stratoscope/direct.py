@@ -5,7 +5,6 @@ connects, pools, sends the request and reads the head of the answer. The body is
 httpx2 is told that it has ended.
 """
 
-import re
 import socket
 import ssl
 import urllib.request
@@ -15,16 +14,8 @@ from typing import Any, Final
 import httpcore2
 import httpx2
 
+from stratoscope.chunks import Chunks, Held, is_chunked
 from stratoscope.connection import Connection
-
-END_OF_HEAD: Final = b"\r\n\r\n"
-END_OF_BODY: Final = b"0\r\n\r\n"
-HELD_BYTES: Final = 64 << 10
-"""Read at once where less than that is wanted, so that small pieces do not cost a system call each."""
-
-MAX_LINE_BYTES: Final = 4 << 10
-MAX_TRAILERS: Final = 64
-CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 MAX_CONNECTIONS: Final = 100
 MAX_IDLE_CONNECTIONS: Final = 20
@@ -45,27 +36,15 @@ class DirectStream(httpcore2.NetworkStream):
 
     def __init__(self, inner: httpcore2.NetworkStream) -> None:
         self._inner = inner
-        self._held = bytearray()
-        self._tail = b""
-        self._is_head = True
-        self.is_at_body = False
+        self.held = Held()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what is there, up to the end of a head."""
-        self.is_at_body = False
-        data = bytes(self._held[:max_bytes]) if self._held else self._inner.read(max_bytes, timeout)
-        del self._held[:max_bytes]
-        if self._is_head and (end := (self._tail + data).find(END_OF_HEAD)) >= 0:
-            n_head = end + len(END_OF_HEAD) - len(self._tail)
-            self._held[:0] = data[n_head:]
-            data = data[:n_head]
-            self._is_head, self.is_at_body = False, True
-        self._tail = (self._tail + data)[1 - len(END_OF_HEAD) :]
-        return data
+        return self.held.head_of(self.held.take(max_bytes) or self._inner.read(max_bytes, timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send; what comes next is a head."""
-        self._is_head, self.is_at_body, self._tail = True, False, b""
+        self.held.begin()
         self._inner.write(buffer, timeout)
 
     def close(self) -> None:
@@ -80,7 +59,7 @@ class DirectStream(httpcore2.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - as httpcore2 has it
         """Tell what the connection itself tells; bytes that wait here are readable too."""
-        if info == "is_readable" and self._held:
+        if info == "is_readable" and self.held.bytes:
             return True
         return self._inner.get_extra_info(info)
 
@@ -92,11 +71,6 @@ class DirectStream(httpcore2.NetworkStream):
         httpx2.ReadTimeout, httpx2.ReadError
             If nothing comes in time, or the connection breaks.
         """
-        if self._held:
-            n_bytes = min(len(room), len(self._held))
-            room[:n_bytes] = self._held[:n_bytes]
-            del self._held[:n_bytes]
-            return n_bytes
         below: socket.socket = self._inner.get_extra_info("socket")
         try:
             below.settimeout(timeout)
@@ -105,31 +79,6 @@ class DirectStream(httpcore2.NetworkStream):
             raise httpx2.ReadTimeout(str(error)) from error
         except OSError as error:
             raise httpx2.ReadError(str(error)) from error
-
-    def receive_line(self, timeout: float | None) -> bytes:
-        """Receive a line, without its end.
-
-        Raises
-        ------
-        httpx2.RemoteProtocolError
-            If it does not end.
-        """
-        while (end := self._held.find(b"\r\n")) < 0:
-            if len(self._held) > MAX_LINE_BYTES:
-                raise httpx2.RemoteProtocolError(f"a line of the answer has more than {MAX_LINE_BYTES} bytes")
-            held, self._held = self._held, bytearray()
-            more = bytearray(HELD_BYTES)
-            n_bytes = self.receive_into(memoryview(more), timeout)
-            if not n_bytes:
-                raise cut_short()
-            self._held = held + more[:n_bytes]
-        line = bytes(self._held[:end])
-        del self._held[: end + 2]
-        return line
-
-    def end_body(self) -> None:
-        """Let httpx2 find the body's end where it has not looked yet."""
-        self._held[:0] = END_OF_BODY
 
 
 class ChunkedBody:
@@ -146,8 +95,7 @@ class ChunkedBody:
     def __init__(self, stream: DirectStream, timeout: float | None) -> None:
         self._stream = stream
         self._timeout = timeout
-        self._n_left = 0
-        self._has_begun = False
+        self._chunks = Chunks(stream.held)
 
     def read_into(self, room: memoryview) -> int:
         """Read what is there, at least one byte; return how many, 0 at the end of the body.
@@ -157,36 +105,14 @@ class ChunkedBody:
         httpx2.TransportError
             If the connection breaks or falls silent before the end, or this is no chunked body.
         """
-        if not self._n_left and not self._next_chunk():
-            return 0
-        n_bytes = self._stream.receive_into(room[: self._n_left], self._timeout)
-        if not n_bytes:
-            raise cut_short()
-        self._n_left -= n_bytes
-        return n_bytes
-
-    def _next_chunk(self) -> bool:
-        if self._has_begun and self._line():
-            raise httpx2.RemoteProtocolError("a chunk of the answer does not end where it said")
-        self._has_begun = True
-        line = self._line()
-        found = CHUNK_LINE.fullmatch(line)
-        if found is None:
-            raise httpx2.RemoteProtocolError(f"a chunk of the answer begins with {line[:40]!r}")
-        self._n_left = int(found[1], 16)
-        if not self._n_left:
-            self._end()
-        return self._n_left > 0
-
-    def _end(self) -> None:
-        for _ in range(MAX_TRAILERS):
-            if not self._line():
-                self._stream.end_body()
-                return
-        raise httpx2.RemoteProtocolError(f"more than {MAX_TRAILERS} lines follow the answer")
-
-    def _line(self) -> bytes:
-        return self._stream.receive_line(self._timeout)
+        steps = self._chunks.read_into(room)
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(self._stream.receive_into(wanted, self._timeout))
+        except StopIteration as end:
+            n_bytes: int = end.value
+            return n_bytes
 
 
 class _DirectBackend(httpcore2.NetworkBackend):
@@ -220,24 +146,19 @@ class DirectTransport(httpx2.HTTPTransport):
         )
 
 
+def goes_through_proxy(connection: Connection) -> bool:
+    """Tell whether a server is reached through a proxy that the environment names."""
+    return connection.uses_proxies and bool(urllib.request.getproxies())
+
+
 def direct_transport(connection: Connection) -> DirectTransport | None:
     """Return a transport for a server, or ``None`` if it is reached through a proxy."""
-    if connection.uses_proxies and urllib.request.getproxies():
-        return None
-    return DirectTransport(connection)
+    return None if goes_through_proxy(connection) else DirectTransport(connection)
 
 
 def direct_body(response: httpx2.Response, timeout: float | None) -> ChunkedBody | None:
     """Return the body of an answer whose head has come, if it can be had directly."""
     stream = response.extensions.get("network_stream")
-    is_chunked = response.headers.get("transfer-encoding", "").strip().lower() == "chunked"
-    if isinstance(stream, DirectStream) and stream.is_at_body and is_chunked:
+    if isinstance(stream, DirectStream) and stream.held.is_at_body and is_chunked(response):
         return ChunkedBody(stream, timeout)
     return None
-
-
-def cut_short() -> httpx2.RemoteProtocolError:
-    """Return what httpx2 raises at a body without its end."""
-    return httpx2.RemoteProtocolError(
-        "peer closed connection without sending complete message body (incomplete chunked read)"
-    )

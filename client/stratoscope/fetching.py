@@ -15,9 +15,11 @@ import pyarrow as pa
 from stratoscope.captures import capture_columns, most_rows, most_tokens, row_bytes, to_json
 from stratoscope.errors import APIConnectionError, StratoscopeError
 from stratoscope.faults import status_error, wire_error
+from stratoscope.link import Link
 from stratoscope.retries import RetryPolicy
 from stratoscope.transport import JSON_TYPE, Answer, Call, content_type_error
 from stratoscope_wire import CONTENT_TYPE, ActivationsRequest, Column, Expected, ModelCard, Stimulus, StreamCorruptError
+from stratoscope_wire.compression import COMPRESSIONS_HEADER
 
 T = TypeVar("T")
 
@@ -90,7 +92,7 @@ def ask(call: Call, policy: RetryPolicy) -> Steps[Answer]:
         yield _pause(wait_s, error)
 
 
-def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy, asker: str) -> Steps[Fetched]:
+def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy, asker: str, link: Link) -> Steps[Fetched]:
     """Ask for activations until every stimulus has come.
 
     After a cut, complete stimuli are kept and only the others are asked for again: a stimulus is never put together
@@ -102,15 +104,18 @@ def fetch(request: ActivationsRequest, card: ModelCard, policy: RetryPolicy, ask
         Of the model that must answer.
     asker
         See `idempotency_key`.
+    link
+        Decides how answers are packed where the request does not.
     """
     columns = capture_columns(request.capture, card)
     batches: list[pa.RecordBatch] = []
     remaining = request
     n_failures = n_calls = 0
     while True:
-        answer = yield _activations_call(remaining, columns, card.fingerprint, asker)
+        answer = yield _activations_call(remaining, columns, card.fingerprint, asker, link)
         assert answer is not None
         n_calls += 1
+        link.learn(answer.transfer, answer.headers.get(COMPRESSIONS_HEADER.lower(), ""))
         came, error = read_answer(answer)
         batches += came
         left = without(remaining, came)
@@ -190,14 +195,17 @@ def _pause(wait_s: float, error: StratoscopeError) -> Pause:
     return Pause(wait_s)
 
 
-def _activations_call(request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str, asker: str) -> Call:
+def _activations_call(
+    request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str, asker: str, link: Link
+) -> Call:
+    packed = request.model_copy(update={"compression": request.compression or link.compression})
     return Call(
         "POST",
         "/v1/activations",
-        to_json(request),
+        to_json(packed),
         headers={"X-Fingerprint": fingerprint, "Idempotency-Key": idempotency_key(request, fingerprint, asker)},
         row_bytes=row_bytes(columns, request.dtype),
         row_framing_bytes=FRAMING_BYTES_PER_ROW + FRAMING_BYTES_PER_VALUE * len(columns),
         most_rows=sum(most_rows(request.capture, LARGEST_EXPANSION * most_tokens(s)) for s in request.stimuli),
-        expected=Expected.of(request, columns, fingerprint),
+        expected=Expected.of(packed, columns, fingerprint),
     )

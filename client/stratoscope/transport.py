@@ -14,10 +14,12 @@ from typing import Final
 import httpx2
 import pyarrow as pa
 
+from stratoscope.async_direct import async_direct_body
 from stratoscope.connection import Connection
 from stratoscope.direct import direct_body
 from stratoscope.errors import CorruptAnswerError, StratoscopeError
 from stratoscope.faults import NETWORK_ERRORS, network_error
+from stratoscope.link import NOTHING, Transfer
 from stratoscope_wire import CONTENT_TYPE, Expected, StreamError, StreamIntake
 from stratoscope_wire.digest import DIGEST_HEADER, content_digest
 from stratoscope_wire.memory import MessageMemory
@@ -103,6 +105,8 @@ class Answer:
         What arrived of the stream: batches in which every stimulus is complete and verified.
     fault
         What is wrong with the stream, if anything is; it says whether the batches may be kept.
+    transfer
+        Of what came of the stream while a message of it was coming: the server's own pauses are left out.
     """
 
     url: str
@@ -112,6 +116,7 @@ class Answer:
     error: StratoscopeError | None = None
     batches: Sequence[pa.RecordBatch] = ()
     fault: StreamError | None = None
+    transfer: Transfer = NOTHING
 
 
 class _Receiver:
@@ -131,6 +136,8 @@ class _Receiver:
         self._batches: list[pa.RecordBatch] = []
         self._n_bytes = 0
         self._cap = 0
+        self._transfer = NOTHING
+        self._waiting_since: float | None = None
 
     @property
     def sent_headers(self) -> dict[str, str]:
@@ -143,14 +150,16 @@ class _Receiver:
         self._cap = self._call.cap_bytes(self._status, self._headers)
         if self._status == 200 and self._call.expected is not None and has_content_type(self._headers, CONTENT_TYPE):
             self._intake = StreamIntake(self._call.expected, self._memory)
+        self._wait()
 
     def take(self, chunk: bytes) -> None:
-        self._count(len(chunk))
+        self._came(len(chunk))
         if self._intake is None:
             self._body += chunk
             return
         # What was complete before a fault in the same chunk is kept: extend() takes one batch after the other.
         self._batches.extend(self._intake.write(chunk))
+        self._wait()
 
     def take_direct(self, response: httpx2.Response) -> None:
         """Receive a stream into the memory where it stays, if the connection allows that."""
@@ -158,8 +167,19 @@ class _Receiver:
         if body is None or self._intake is None:
             return
         while n_bytes := body.read_into(self._intake.room):
-            self._count(n_bytes)
+            self._came(n_bytes)
             self._batches += self._intake.filled(n_bytes)
+            self._wait()
+
+    async def take_direct_async(self, response: httpx2.Response) -> None:
+        """As `take_direct`."""
+        body = async_direct_body(response, self._connection.timeout.read)
+        if body is None or self._intake is None:
+            return
+        while n_bytes := await body.read_into(self._intake.room):
+            self._came(n_bytes)
+            self._batches += self._intake.filled(n_bytes)
+            self._wait()
 
     def end(self, problem: Exception | None = None) -> Answer:
         """Return what came, given what ended it if it did not end by itself."""
@@ -172,13 +192,22 @@ class _Receiver:
             "url": self.url,
             "status": self._status,
             "bytes": self._n_bytes,
+            "compression": None
+            if self._intake is None or self._call.expected is None
+            else self._call.expected.compression,
             "seconds": round(seconds, 3),
             "error": None if error is None else str(error),
         }
         logger.info("%s %s: %d in %.3f s", self._call.method, self.url, self._status, seconds, extra={"facts": facts})
-        return Answer(self.url, self._status, self._headers, self._body, error, self._batches, fault)
+        return Answer(self.url, self._status, self._headers, self._body, error, self._batches, fault, self._transfer)
 
-    def _count(self, n_bytes: int) -> None:
+    def _wait(self) -> None:
+        """Begin to wait for more, if what comes next tells how fast the link is."""
+        self._waiting_since = time.perf_counter() if self._intake is not None and self._intake.is_within else None
+
+    def _came(self, n_bytes: int) -> None:
+        if self._waiting_since is not None:
+            self._transfer += Transfer(n_bytes, time.perf_counter() - self._waiting_since)
         self._n_bytes += n_bytes
         if self._n_bytes > self._cap:
             raise CorruptAnswerError(
@@ -233,6 +262,7 @@ async def exchange_async(
                 call.method, receiver.url, content=call.body, headers=receiver.sent_headers
             ) as response:
                 receiver.begin(response)
+                await receiver.take_direct_async(response)
                 async for chunk in response.aiter_raw():
                     receiver.take(chunk)
     except ENDINGS as problem:

@@ -8,15 +8,17 @@ from stratoscope_server.engines.protocol import Encoded, Engine, EngineError, Jo
 from stratoscope_server.problems import ApiError, engine_problem
 from stratoscope_server.selection import select_rows
 from stratoscope_wire import ActivationsRequest, Column, Limits, Plan, PlannedStimulus, Stimulus
+from stratoscope_wire.compression import Compression
 from stratoscope_wire.dtypes import value_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request that will be answered: the job for the engine, and its exact cost."""
+    """A request that will be answered: the job for the engine, its exact cost, and how the answer is packed."""
 
     job: Job
     plan: Plan
+    compression: Compression | None
 
 
 def admit(request: ActivationsRequest, request_id: str, engine: Engine, limits: Limits) -> Admitted:
@@ -50,7 +52,7 @@ def admit(request: ActivationsRequest, request_id: str, engine: Engine, limits: 
         engine.refuse(job)
     except EngineError as error:
         raise engine_problem(error) from error
-    return Admitted(job, plan)
+    return Admitted(job, plan, request.compression)
 
 
 def _columns(request: ActivationsRequest, engine: Engine) -> tuple[Column, ...]:

@@ -20,7 +20,8 @@ from stratoscope_server.problems import ApiError
 from stratoscope_server.receipt import Receipt
 from stratoscope_server.uncopied import STATE_KEY, Pieces
 from stratoscope_wire import CONTENT_TYPE, PROTOCOL_VERSION, Block, BlockError, Limits, StreamEncoder
-from stratoscope_wire.encoder import TARGET_BATCH_BYTES, Piece
+from stratoscope_wire.compression import COMPRESSIONS, COMPRESSIONS_HEADER
+from stratoscope_wire.encoder import Piece
 from stratoscope_wire.schema import StreamHeader
 from stratoscope_wire.tracing import span
 
@@ -53,6 +54,7 @@ class ActivationsAnswer(Response):
                 "X-Expected-Stimuli": str(len(plan.stimuli)),
                 "X-Expected-Bytes": str(plan.bytes),
                 "X-Fingerprint": plan.fingerprint,
+                COMPRESSIONS_HEADER: ", ".join(COMPRESSIONS),
             }
         )
         del self.headers["content-length"]
@@ -75,6 +77,7 @@ class ActivationsAnswer(Response):
                 rows=plan.n_rows,
                 bytes=plan.bytes,
             ),
+            admitted.compression,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +158,8 @@ class ActivationsAnswer(Response):
         self._receipt.check(block)
         n_bytes = sum(values.nbytes for values in block.values)
         batches = self._encoder.encode(block)
-        if n_bytes > TARGET_BATCH_BYTES:
+        # Uncompressed, one is encoded while the socket still holds the last: a thread would cost more than it gives.
+        if self._admitted.compression is not None:
             await self._send_ahead(send, batches)
         for pieces in batches:
             await self._send_pieces(send, pieces)
@@ -164,8 +168,8 @@ class ActivationsAnswer(Response):
         self._place.n_sent += n_bytes
 
     async def _send_ahead(self, send: Send, batches: Iterator[list[Piece]]) -> None:
-        """Send batches while the next one is looked through and summed up on another thread."""
-        pieces = next(batches, None)
+        """Send batches while the next one is packed on another thread."""
+        pieces = await asyncio.to_thread(next, batches, None)
         while pieces is not None:
             ahead = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
             try:

@@ -103,14 +103,18 @@ class UncopiedTransport:
         self._rest.clear()
 
     def _send_some(self) -> bool:
+        """Send; return whether the socket took all that it was offered."""
+        offered = [*self._rest][:MAX_VECTORS]
+        n_left = sum(map(len, offered))
         try:
-            n_sent = os.writev(self._socket.fileno(), [*self._rest][:MAX_VECTORS])
+            n_sent = os.writev(self._socket.fileno(), offered)
         except OSError:
             # Full, or broken: asyncio finds out which, and does what is to be done.
             return False
+        n_left -= n_sent
         while n_sent:
             n_sent -= len(self._take(n_sent))
-        return True
+        return n_left == 0
 
     def _take(self, most: int) -> memoryview:
         first = self._rest.popleft()

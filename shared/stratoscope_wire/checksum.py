@@ -11,16 +11,44 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from stratoscope_wire.dtypes import Values
+
 PREFIX = "xxh3:"
 
 
-def batch_checksum(batch: pa.RecordBatch, seq: int) -> str:
-    """Return the checksum of a batch whose columns start at offset 0, as ``xxh3:`` and 16 hex digits."""
-    state = xxhash.xxh3_64(np.array([seq, batch.num_rows], dtype="<i8").tobytes())
-    for column in batch.columns:
+class BatchChecksum:
+    """Sums up a batch column by column, so that whoever looks at a column next finds it in the cache.
+
+    Parameters
+    ----------
+    seq, n_rows
+        Of the batch.
+    """
+
+    def __init__(self, seq: int, n_rows: int) -> None:
+        self._state = xxhash.xxh3_64(np.array([seq, n_rows], dtype="<i8").tobytes())
+
+    def add(self, column: pa.Array) -> None:
+        """Add the next column, which must start at offset 0."""
         for buffer in _contents(column):
-            state.update(buffer)
-    return PREFIX + state.hexdigest()
+            self._state.update(buffer)
+
+    def add_values(self, values: Values) -> None:
+        """Add the values of the next column, which must be C-contiguous."""
+        self._state.update(values.data)
+
+    @property
+    def text(self) -> str:
+        """The checksum of what was added, as ``xxh3:`` and 16 hex digits."""
+        return PREFIX + self._state.hexdigest()
+
+
+def batch_checksum(batch: pa.RecordBatch, seq: int) -> str:
+    """Return the checksum of a batch whose columns start at offset 0."""
+    checksum = BatchChecksum(seq, batch.num_rows)
+    for column in batch.columns:
+        checksum.add(column)
+    return checksum.text
 
 
 def stream_checksum(checksums: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from stratoscope_wire.framing import PREFIX_BYTES, Due, body_bytes, metadata_bytes
+from stratoscope_wire.framing import PREFIX_BYTES, RECORD_BATCH, Due, body_bytes, check_packed, metadata_bytes
 from stratoscope_wire.memory import MessageMemory
 
 FIRST_BYTES: Final = 16 << 20
@@ -37,6 +37,11 @@ class MessageCutter:
         return self._view[self._n_filled :]
 
     @property
+    def is_within(self) -> bool:
+        """Whether a message has begun to come."""
+        return self._n_filled > 0
+
+    @property
     def started(self) -> bytes:
         """What has come of a message that is not whole."""
         return bytes(self._view[: self._n_filled])
@@ -49,7 +54,7 @@ class MessageCutter:
         Raises
         ------
         StreamCorruptError
-            If it is no message that may come now; nothing of its body has then been taken.
+            If it is no message that may come now.
         """
         self._n_filled += n_bytes
         if self._n_filled < len(self._view):
@@ -57,6 +62,7 @@ class MessageCutter:
         if self._n_filled == self._n_due:
             self._n_due += self._n_more()
             if self._n_filled == self._n_due:
+                self._check_packed()
                 whole = pa.py_buffer(self._memory)
                 self._start += self._n_due
                 self._begin()
@@ -72,6 +78,11 @@ class MessageCutter:
         if self._n_filled == PREFIX_BYTES + self._n_metadata:
             return body_bytes(self._view[PREFIX_BYTES:], self.due)
         return 0
+
+    def _check_packed(self) -> None:
+        if self.due.compression is not None and self.due.kind == RECORD_BATCH and self._n_metadata:
+            body = PREFIX_BYTES + self._n_metadata
+            check_packed(self._view[PREFIX_BYTES:body], self._view[body:], self.due)
 
     def _begin(self) -> None:
         self._n_filled = self._n_metadata = 0

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stratoscope_wire.checksum import batch_checksum, stream_checksum
+from stratoscope_wire.checksum import BatchChecksum, stream_checksum
+from stratoscope_wire.compression import Compression, write_options
 from stratoscope_wire.dtypes import NUMPY_TYPES, Values, is_finite, value_bytes
 from stratoscope_wire.errors import BlockError
-from stratoscope_wire.schema import BatchMark, ErrorRecord, Footer, StreamHeader, response_schema
+from stratoscope_wire.schema import KEY_FIELDS, BatchMark, ErrorRecord, Footer, StreamHeader, response_schema
 from stratoscope_wire.sites import Column
 
 POISON: Final = bytes.fromhex("FFFFFFFF10000000")
@@ -81,12 +82,16 @@ class StreamEncoder:
         Columns of the capture, in canonical order.
     header
         What is announced; `finish` refuses to state success if anything else was encoded.
+    compression
+        How batches are packed; their checksums are those of what was packed.
     """
 
-    def __init__(self, columns: Sequence[Column], header: StreamHeader) -> None:
+    def __init__(self, columns: Sequence[Column], header: StreamHeader, compression: Compression | None = None) -> None:
         self._header = header
+        self._options = write_options(compression)
         self._columns = columns
         self._schema = response_schema(columns, header.dtype)
+        self._types = [field.type for field in self._schema][len(KEY_FIELDS) :]
         self._row_bytes = sum(column.width for column in columns) * value_bytes(header.dtype)
         self._sink = _Pieces()
         self._began = time.monotonic()
@@ -97,7 +102,7 @@ class StreamEncoder:
     def start(self) -> list[Piece]:
         """Return the schema message."""
         schema = self._schema.with_metadata(self._header.to_metadata())
-        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), schema)
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), schema, options=self._options)
         self._empty = pa.RecordBatch.from_pylist([], schema=schema)
         return self._sink.take()
 
@@ -167,23 +172,26 @@ class StreamEncoder:
 
     def _batch(self, block: Block, start: int, stop: int, *, is_open: bool) -> list[Piece]:
         rows = slice(start, stop)
-        # Here and not for the whole block, so that the checksum and the socket find the values in the cache.
-        for column, array in zip(self._columns, block.values, strict=True):
-            if not is_finite(array[rows], self._header.dtype):
-                raise BlockError(f"column {column.name} has a value that is not finite")
+        checksum = BatchChecksum(len(self._checksums), stop - start)
         keys = [
             pa.array(block.stimulus_id[rows], pa.utf8()),
             pa.array(block.selector[rows], pa.utf8()),
             pa.array(block.position[rows], pa.int32()),
             pa.array(block.token_id[rows], pa.int32()),
         ]
-        types = [field.type for field in self._schema][len(keys) :]
+        for key in keys:
+            checksum.add(key)
+        # Here and not for the whole block, so that the second look and the socket find the values in the cache.
+        for column, array in zip(self._columns, block.values, strict=True):
+            checksum.add_values(array[rows])
+            if not is_finite(array[rows], self._header.dtype):
+                raise BlockError(f"column {column.name} has a value that is not finite")
         values = [
             pa.FixedSizeListArray.from_arrays(pa.array(array[rows].reshape(-1), kind.value_type), type=kind)
-            for array, kind in zip(block.values, types, strict=True)
+            for array, kind in zip(block.values, self._types, strict=True)
         ]
         batch = pa.RecordBatch.from_arrays([*keys, *values], schema=self._empty.schema)
-        mark = BatchMark(seq=len(self._checksums), open=is_open, checksum=batch_checksum(batch, len(self._checksums)))
+        mark = BatchMark(seq=len(self._checksums), open=is_open, checksum=checksum.text)
         self._writer.write_batch(batch, custom_metadata=mark.to_metadata())
         self._checksums.append(mark.checksum)
         self._rows += batch.num_rows

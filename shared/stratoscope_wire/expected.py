@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from stratoscope_wire.compression import Compression
 from stratoscope_wire.request import ActivationsRequest, Dtype
 from stratoscope_wire.sites import Column
 
@@ -25,6 +26,8 @@ class Expected:
         Of the model that must answer.
     token_ids
         For stimuli sent as token ids, those ids.
+    compression
+        How every batch must be packed.
     """
 
     stimulus_ids: frozenset[str]
@@ -33,6 +36,7 @@ class Expected:
     dtype: Dtype
     fingerprint: str
     token_ids: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    compression: Compression | None = None
 
     @classmethod
     def of(cls, request: ActivationsRequest, columns: tuple[Column, ...], fingerprint: str) -> "Expected":
@@ -44,4 +48,5 @@ class Expected:
             dtype=request.dtype,
             fingerprint=fingerprint,
             token_ids={s.id: s.token_ids for s in request.stimuli if s.token_ids is not None},
+            compression=request.compression,
         )

@@ -3,11 +3,12 @@
 Arrow's own reader would decompress, follow dictionaries and believe lengths.
 """
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
+from stratoscope_wire.compression import Compression, check_codec, inflated_bytes
 from stratoscope_wire.errors import StreamCorruptError
+from stratoscope_wire.flatbuffer import Table
 
 MAX_METADATA_BYTES: Final = 1 << 20
 """Longest description of a message; that of a thousand columns takes a third of it."""
@@ -23,8 +24,11 @@ MESSAGE_KIND: Final = 1
 MESSAGE_HEADER: Final = 2
 MESSAGE_BODY_BYTES: Final = 3
 BATCH_LENGTH: Final = 0
+BATCH_BUFFERS: Final = 2
 BATCH_COMPRESSION: Final = 3
 """Places of fields in the tables of Arrow's Message.fbs."""
+
+BUFFER_PADDING: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,17 @@ class Due:
         The only kind of message: `SCHEMA` or `RECORD_BATCH`.
     max_body_bytes, max_rows
         As many as were announced.
+    row_bytes
+        Most that a row may take once it is unpacked.
+    compression
+        How every batch must be packed.
     """
 
     kind: int
     max_body_bytes: int = 0
     max_rows: int = 0
+    row_bytes: int = 0
+    compression: Compression | None = None
 
 
 def metadata_bytes(prefix: memoryview, start: int) -> int:
@@ -77,7 +87,7 @@ def body_bytes(metadata: memoryview, due: Due) -> int:
     StreamCorruptError
         If the description is one that no honest server sends.
     """
-    n_bytes = _check_metadata(_Table.root(metadata), due.kind, due.max_rows)
+    n_bytes = _check_metadata(Table.root(metadata), due)
     if not 0 <= n_bytes <= due.max_body_bytes:
         raise StreamCorruptError(
             f"a message announces a body of {n_bytes} bytes; at most {due.max_body_bytes} can be due"
@@ -85,62 +95,37 @@ def body_bytes(metadata: memoryview, due: Due) -> int:
     return n_bytes
 
 
-def _check_metadata(message: "_Table", kind: int, max_rows: int) -> int:
-    found = message.number(MESSAGE_KIND, "B")
-    if found != kind:
+def check_packed(metadata: memoryview, body: memoryview, due: Due) -> None:
+    """Check what a batch says it is once it is unpacked, before anything unpacks it.
+
+    Raises
+    ------
+    StreamCorruptError
+        If that is more than its rows can take.
+    """
+    batch = Table.root(metadata).table(MESSAGE_HEADER)
+    assert batch is not None
+    buffers = batch.pairs(BATCH_BUFFERS)
+    most = batch.number(BATCH_LENGTH, "q") * due.row_bytes + (len(buffers) + 1) * BUFFER_PADDING
+    n_bytes = inflated_bytes(buffers, body)
+    if n_bytes > most:
         raise StreamCorruptError(
-            f"a {KINDS.get(found, 'message of an unknown kind')} came where a {KINDS[kind]} was due"
+            f"a record batch announces {n_bytes} bytes once it is unpacked; at most {most} can be due"
         )
-    if kind == RECORD_BATCH:
+
+
+def _check_metadata(message: Table, due: Due) -> int:
+    found = message.number(MESSAGE_KIND, "B")
+    if found != due.kind:
+        raise StreamCorruptError(
+            f"a {KINDS.get(found, 'message of an unknown kind')} came where a {KINDS[due.kind]} was due"
+        )
+    if due.kind == RECORD_BATCH:
         batch = message.table(MESSAGE_HEADER)
         if batch is None:
             raise StreamCorruptError("a record batch has no description")
-        if batch.has(BATCH_COMPRESSION):
-            raise StreamCorruptError("a record batch is compressed, which was not asked for")
+        check_codec(batch.table(BATCH_COMPRESSION), due.compression)
         n_rows = batch.number(BATCH_LENGTH, "q")
-        if not 0 <= n_rows <= max_rows:
-            raise StreamCorruptError(f"a record batch announces {n_rows} rows; at most {max_rows} can be due")
+        if not 0 <= n_rows <= due.max_rows:
+            raise StreamCorruptError(f"a record batch announces {n_rows} rows; at most {due.max_rows} can be due")
     return message.number(MESSAGE_BODY_BYTES, "q")
-
-
-class _Table:
-    """A table of a flatbuffer; every read is checked against the buffer's end."""
-
-    def __init__(self, buffer: memoryview, position: int) -> None:
-        self._buffer = buffer
-        self._position = position
-        self._fields = position - self._read("i", position)
-        self._n_fields = (self._read("H", self._fields) - 4) // 2
-
-    @classmethod
-    def root(cls, buffer: memoryview) -> "_Table":
-        return cls(buffer, cls._unpack(buffer, "I", 0))
-
-    def has(self, field: int) -> bool:
-        return self._offset(field) != 0
-
-    def number(self, field: int, form: str) -> int:
-        """Return a number; one that is left out is 0."""
-        offset = self._offset(field)
-        return self._read(form, self._position + offset) if offset else 0
-
-    def table(self, field: int) -> "_Table | None":
-        offset = self._offset(field)
-        if not offset:
-            return None
-        place = self._position + offset
-        return _Table(self._buffer, place + self._read("I", place))
-
-    def _offset(self, field: int) -> int:
-        return self._read("H", self._fields + 4 + 2 * field) if field < self._n_fields else 0
-
-    def _read(self, form: str, position: int) -> int:
-        return self._unpack(self._buffer, form, position)
-
-    @staticmethod
-    def _unpack(buffer: memoryview, form: str, position: int) -> int:
-        size = struct.calcsize(f"<{form}")
-        if not 0 <= position <= len(buffer) - size:
-            raise StreamCorruptError("the metadata of a message points beyond its end")
-        number: int = struct.unpack_from(f"<{form}", buffer, position)[0]
-        return number

@@ -80,6 +80,11 @@ class StreamIntake:
         """Where the next bytes belong; never empty."""
         return self._cutter.room
 
+    @property
+    def is_within(self) -> bool:
+        """Whether a message has begun to come and is not whole."""
+        return self._cutter.is_within
+
     def filled(self, n_bytes: int) -> list[pa.RecordBatch]:
         """Take so many bytes as written into `room`; return what is complete with them.
 
@@ -185,8 +190,14 @@ class StreamIntake:
                 f"the answer announces {self.header.stimuli} stimuli as {self.header.dtype}; asked for were "
                 f"{len(self._expected.stimulus_ids)} as {self._expected.dtype}"
             )
-        most = self.header.bytes + self.header.rows * KEY_BYTES_PER_ROW + PADDING_BYTES
-        self._cutter.due = Due(RECORD_BATCH, max_body_bytes=most, max_rows=self.header.rows)
+        n_rows, most_row_bytes = self.header.rows, row_bytes + KEY_BYTES_PER_ROW
+        self._cutter.due = Due(
+            RECORD_BATCH,
+            max_body_bytes=n_rows * most_row_bytes + PADDING_BYTES,
+            max_rows=n_rows,
+            row_bytes=most_row_bytes,
+            compression=self._expected.compression,
+        )
         return reader
 
     def _read(self, reader: pa.RecordBatchReader) -> tuple[pa.RecordBatch, Mapping[bytes, bytes] | None]:

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from stratoscope_wire.compression import Compression
 from stratoscope_wire.selectors import SPAN_NAME, Selector, SpanSelector, selector_label
 from stratoscope_wire.sites import LAYER_SITES, RESID_PRE, SITES
 
@@ -137,6 +138,7 @@ class ActivationsRequest(_Data):
     capture: Capture = Field(default_factory=Capture)
     dtype: Dtype = "float32"
     add_special_tokens: StrictBool = True
+    compression: Compression | None = None
 
     @model_validator(mode="after")
     def _ids_are_unique_and_spans_present(self) -> Self:

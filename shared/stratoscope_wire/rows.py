@@ -31,18 +31,19 @@ class StimulusRows:
         self._index = -1
         self._previous = -1
         self._in_all = False
+        self._is_pooled = False
+        self._wanted: int | None = None
 
     def add(self, selector: str, position: int, token_id: int) -> None:
         """Take the next row."""
         if not (self._in_all and selector == self._selectors[self._index]):
             self._advance(selector)
-            self._in_all = not is_single_row(selector)
             if selector == "all" and position != 0:
                 self._refuse(f"selector 'all' starts at position {position}")
         elif position != self._previous + 1:
             self._refuse(f"selector {selector!r} has position {position} after {self._previous}")
         self._previous = position
-        if is_pooled(selector):
+        if self._is_pooled:
             if (position, token_id) != (-1, -1):
                 self._refuse(f"pooled selector {selector!r} has position {position} and token {token_id}")
             return
@@ -50,8 +51,8 @@ class StimulusRows:
             self._refuse(f"selector {selector!r} has position {position} and token {token_id}")
         if selector == "last":
             self._learn_length(position + 1)
-        elif selector.lstrip("-").isdigit():
-            self._check_position(int(selector), position)
+        elif self._wanted is not None:
+            self._check_position(self._wanted, position)
         if self._tokens.setdefault(position, token_id) != token_id:
             self._refuse(f"position {position} is token {self._tokens[position]} and also {token_id}")
 
@@ -69,6 +70,9 @@ class StimulusRows:
         if self._index == len(self._selectors) or selector != self._selectors[self._index]:
             due = self._selectors[self._index] if self._index < len(self._selectors) else "no more rows"
             self._refuse(f"a row for selector {selector!r} came where {due!r} was due")
+        # Once for all rows of a selector: a text has hundreds of them.
+        self._in_all, self._is_pooled = not is_single_row(selector), is_pooled(selector)
+        self._wanted = int(selector) if selector.lstrip("-").isdigit() else None
 
     def _end_selector(self) -> None:
         if self._index >= 0 and self._selectors[self._index] == "all":

@@ -5,7 +5,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from stratoscope_wire.checksum import batch_checksum, stream_checksum
+from stratoscope_wire.checksum import BatchChecksum, stream_checksum
 from stratoscope_wire.dtypes import is_finite, value_bytes
 from stratoscope_wire.errors import StreamCorruptError
 from stratoscope_wire.expected import Expected
@@ -55,16 +55,27 @@ class BatchVerifier:
         self._refuse_nulls(batch)
         if mark.seq != len(self._checksums):
             raise StreamCorruptError(f"batch {mark.seq} came where batch {len(self._checksums)} was due")
-        if mark.checksum != batch_checksum(batch, mark.seq):
+        checksum, not_finite = self._look_through(batch, mark.seq)
+        if mark.checksum != checksum:
             raise StreamCorruptError(f"batch {mark.seq} is damaged: its checksum is not {mark.checksum}")
         self._verify_rows(batch, is_open=mark.open)
-        for index, column in enumerate(self._expected.columns):
-            values = batch.column(N_KEYS + index).values.to_numpy(zero_copy_only=False)
-            if not is_finite(values, self._expected.dtype):
-                raise StreamCorruptError(f"batch {mark.seq} has a value in column {column.name} that is not finite")
+        if not_finite:
+            raise StreamCorruptError(f"batch {mark.seq} has a value in column {not_finite[0]} that is not finite")
         self._checksums.append(mark.checksum)
         self._rows += batch.num_rows
         return mark
+
+    def _look_through(self, batch: pa.RecordBatch, seq: int) -> tuple[str, list[str]]:
+        """Return a batch's checksum and the columns with a value that is not finite, having touched each only once."""
+        checksum, not_finite = BatchChecksum(seq, batch.num_rows), []
+        for index in range(N_KEYS):
+            checksum.add(batch.column(index))
+        for index, column in enumerate(self._expected.columns):
+            values = batch.column(N_KEYS + index).values.to_numpy(zero_copy_only=False)
+            checksum.add_values(values)
+            if not is_finite(values, self._expected.dtype):
+                not_finite.append(column.name)
+        return checksum.text, not_finite
 
     def _verify_rows(self, batch: pa.RecordBatch, *, is_open: bool) -> None:
         first = batch.column(0)[0].as_py()

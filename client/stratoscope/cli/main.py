@@ -9,7 +9,7 @@ import typer
 from stratoscope import __version__
 from stratoscope.cli import exits, study, words
 from stratoscope.cli.logfile import LogFile, log_to
-from stratoscope.cli.servers import Servers, connected
+from stratoscope.cli.servers import Compression, Servers, connected
 from stratoscope.client import Client
 
 app = typer.Typer(
@@ -67,6 +67,7 @@ def collect(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="End the turn of another desk that writes to the same address.")
     ] = False,
+    compression: Compression = "auto",
     log_file: LogFile = None,
 ) -> None:
     """Collect activations of stimuli into a run; the same command finishes an interrupted one."""
@@ -77,7 +78,7 @@ def collect(
     if log_file is not None:
         log_to(log_file)
     table = words.read_stimuli(stimuli)
-    with connected(server) as clients, progress_bar(f"collecting {len(table)} stimuli") as bar:
+    with connected(server, compression) as clients, progress_bar(f"collecting {len(table)} stimuli") as bar:
 
         def show(counts: Progress) -> None:
             bar(counts.already_there + counts.fetched, counts.total)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stratoscope.client import Client
+from stratoscope.link import CompressionSetting
 
 Servers = Annotated[
     list[str] | None,
@@ -18,9 +19,15 @@ Servers = Annotated[
 ]
 
 
+Compression = Annotated[
+    CompressionSetting,
+    typer.Option(help="Compress answers on the way; auto: where the link is slow, never on this machine."),
+]
+
+
 @contextmanager
-def connected(servers: Sequence[str] | None) -> Iterator[tuple[Client, ...]]:
+def connected(servers: Sequence[str] | None, compression: CompressionSetting = "auto") -> Iterator[tuple[Client, ...]]:
     """Give a client for each server, or for the default one."""
     with ExitStack() as stack:
         chosen: Sequence[str | None] = servers or [None]
-        yield tuple(stack.enter_context(Client(server)) for server in chosen)
+        yield tuple(stack.enter_context(Client(server, compression=compression)) for server in chosen)
