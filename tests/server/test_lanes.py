@@ -4,7 +4,8 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -19,17 +20,18 @@ WAIT_SECONDS = 10.0
 
 
 class CountingRunner(SyntheticRunner):
-    """Counts its batches, and fails those of some prompts."""
+    """Counts its batches, and fails those of some prompts after a while."""
 
-    def __init__(self, failing: Sequence[str] = ()) -> None:
+    def __init__(self, failing: Mapping[str, float] | None = None) -> None:
         super().__init__()
         self.begun: list[str] = []
-        self._failing = failing
+        self._failing = failing or {}
 
     def run(self, prompts: Sequence[Prompt], columns: Sequence[Column], dtype: Dtype) -> Block:
         """Run one batch."""
         self.begun.append(prompts[0].stimulus_id)
         if prompts[0].stimulus_id in self._failing:
+            time.sleep(self._failing[prompts[0].stimulus_id])
             raise EngineError("broken", f"{prompts[0].stimulus_id} cannot be computed")
         return super().run(prompts, columns, dtype)
 
@@ -93,7 +95,7 @@ def test_a_slow_reader_holds_one_batch_more_than_there_are_lanes() -> None:
 
 
 def test_when_batches_fail_together_the_first_is_told_of_and_nobody_complains(caplog: pytest.LogCaptureFixture) -> None:
-    runner = CountingRunner(failing=["s0", "s1"])
+    runner = CountingRunner(failing={"s0": 0.3, "s1": 0.0})
     engine = BatchedEngine(runner, 3, lanes=2)
 
     async def fail() -> None:

@@ -128,6 +128,7 @@ class BatchedEngine:
                 running.extend(self._submit(batch, job, at_once) for batch in islice(batches, 1))
                 yield block
         finally:
+            # Of several that failed the first is told of; asyncio would complain that nobody asked about the others.
             for future in running:
                 future.cancel()
 
@@ -147,10 +148,7 @@ class BatchedEngine:
         await asyncio.to_thread(self._threads.shutdown, wait=self._stalled() is None, cancel_futures=True)
 
     def _submit(self, batch: Sequence[Prompt], job: Job, at_once: int) -> asyncio.Future[Block]:
-        future = asyncio.wrap_future(self._threads.submit(self._run, batch, job, at_once))
-        # Of several batches that fail, one is told of; asyncio would complain that nobody asked about the others.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return future
+        return asyncio.wrap_future(self._threads.submit(self._run, batch, job, at_once))
 
     def _run(self, batch: Sequence[Prompt], job: Job, at_once: int) -> Block:
         thread = threading.get_ident()

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import torch
 
-from stratoscope_server.engines.arranging import apart, arrange
+from stratoscope_server.engines.arranging import Row, apart, arrange
+from stratoscope_server.engines.packing import Packed
 from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
 from stratoscope_server.engines.protocol import EngineError, Prompt
 from stratoscope_server.engines.torch.batch import Batch
@@ -76,7 +77,7 @@ class TorchRunner:
         """
         for prompt in prompts:
             self._check(prompt)
-        batch = lay_out(prompts, arrange if self.merge else apart)
+        batch = lay_out(prompts, self._arrange)
         try:
             values = self._read(batch, columns, dtype)
         except torch.OutOfMemoryError as error:
@@ -89,6 +90,11 @@ class TorchRunner:
                 retryable=True,
             ) from error
         return Block(*row_keys(prompts), values)
+
+    def _arrange(self, prompts: Sequence[Prompt]) -> Sequence[Row]:
+        if isinstance(prompts, Packed):
+            return prompts.rows
+        return arrange(prompts) if self.merge else apart(prompts)
 
     @torch.inference_mode()
     def _read(self, batch: Batch, columns: Sequence[Column], dtype: Dtype) -> list[Values]:
