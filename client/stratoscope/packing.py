@@ -102,7 +102,7 @@ def pack(
 
 
 def _beginning(stimulus: Stimulus) -> tuple[str, list[int], list[tuple[str, str]]]:
-    messages = [(message.role, message.content) for message in stimulus.messages or ()]
+    messages: list[tuple[str, str]] = [(message.role, message.content) for message in stimulus.messages or ()]
     return stimulus.text or "", stimulus.token_ids or [], messages
 
 
