@@ -65,17 +65,44 @@ def test_two_lanes_compute_two_batches_of_a_job_at_the_same_time() -> None:
     assert engine.status.pass_prompts.n_passes == 6
 
 
-def test_a_job_of_one_batch_is_told_that_it_is_alone() -> None:
+def test_a_job_of_one_batch_is_told_that_it_is_alone_each_time() -> None:
     at_once: list[int] = []
     runner = CountingRunner()
     engine = BatchedEngine(runner, 1024, lanes=2, enter_lane=at_once.append)
 
     async def drain() -> None:
-        assert [block async for block in engine.capture(job_of(6, runner))]
+        for _ in range(3):
+            assert [block async for block in engine.capture(job_of(6, runner))]
         await engine.close()
 
     asyncio.run(drain())
-    assert at_once == [1]
+    assert at_once == [1, 1, 1]
+
+
+def test_jobs_of_one_batch_that_meet_are_told_of_one_another() -> None:
+    at_once: list[int] = []
+    met = threading.Barrier(2)
+    entered = threading.Event()
+
+    def enter(count: int) -> None:
+        at_once.append(count)
+        entered.set()
+        met.wait(WAIT_SECONDS)
+
+    runner = CountingRunner()
+    engine = BatchedEngine(runner, 1024, lanes=2, enter_lane=enter)
+
+    async def drain() -> None:
+        assert [block async for block in engine.capture(job_of(2, runner))]
+
+    async def meet() -> None:
+        first = asyncio.create_task(drain())
+        assert await asyncio.to_thread(entered.wait, WAIT_SECONDS)
+        await asyncio.gather(first, drain())
+        await engine.close()
+
+    asyncio.run(meet())
+    assert at_once == [1, 2]
 
 
 def test_a_slow_reader_holds_one_batch_more_than_there_are_lanes() -> None:

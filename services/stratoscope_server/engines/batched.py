@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Final, Protocol
 
@@ -67,8 +67,8 @@ class BatchedEngine:
     lanes
         Batches computed at a time.
     enter_lane
-        Called on a lane's thread before each batch, with the most batches of that job that are computed at a time:
-        a job of one batch need not leave room for others.
+        Called on a lane's thread before each batch, with the number of batches that are computed at a time: a batch
+        that is alone need not leave room for others.
     """
 
     max_stimulus_bytes = None
@@ -91,6 +91,7 @@ class BatchedEngine:
         self._enter_lane = enter_lane
         self._threads = ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="engine")
         self._stall_seconds = stall_seconds
+        self._n_unfinished = 0
         self._began_by_thread: dict[int, float] = {}
         self._lock = threading.Lock()
 
@@ -144,11 +145,19 @@ class BatchedEngine:
         return stalled
 
     async def close(self) -> None:
-        """Let the running batches end, unless it hangs, and stop the threads."""
+        """Let the running batches end, unless one hangs, and stop the threads."""
         await asyncio.to_thread(self._threads.shutdown, wait=self._stalled() is None, cancel_futures=True)
 
     def _submit(self, batch: Sequence[Prompt], job: Job, at_once: int) -> asyncio.Future[Block]:
-        return asyncio.wrap_future(self._threads.submit(self._run, batch, job, at_once))
+        with self._lock:
+            self._n_unfinished += 1
+        future = self._threads.submit(self._run, batch, job, at_once)
+        future.add_done_callback(self._count_finished)
+        return asyncio.wrap_future(future)
+
+    def _count_finished(self, _: Future[Block]) -> None:
+        with self._lock:
+            self._n_unfinished -= 1
 
     def _run(self, batch: Sequence[Prompt], job: Job, at_once: int) -> Block:
         thread = threading.get_ident()
@@ -156,6 +165,7 @@ class BatchedEngine:
             # Counted where it begins: a batch that was cancelled in the queue is no pass.
             self._passes.add(len(batch), sum(prompt.n_tokens for prompt in batch))
             self._began_by_thread[thread] = time.monotonic()
+            at_once = min(self._lanes, max(at_once, self._n_unfinished))
         try:
             self._enter_lane(at_once)
             return self._runner.run(batch, job.columns, job.dtype)
