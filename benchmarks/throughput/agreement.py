@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from stratoscope import Run
-from stratoscope.probes.classifiers import SVM_TOLERANCE
+from stratoscope.probes.svm import SVM_TOLERANCE
 from throughput.ours import SITES
 from throughput.outcome import Curves, Outcome
 from throughput.peer import PeerError

@@ -55,7 +55,8 @@ def measure(experiments: Sequence[Experiment] = EXPERIMENTS[1:2], rounds: int = 
     columns = next(iter(mine[0].curves.values()))
     sizes = {"n_stimuli": sum(len(given["texts"]) for given in mine[0].given), "n_columns": len(columns)}
     sizes |= {"n_targets": len(mine[0].curves), "n_shuffles": n_shuffles}
-    return [*_figures("stratoscope", mine, sizes), *_figures(PLAIN, theirs, sizes)]
+    kind = f", {n_shuffles} controls" if n_shuffles else ""
+    return [*_figures("stratoscope", kind, mine, sizes), *_figures(PLAIN, kind, theirs, sizes)]
 
 
 def ours(client: Client, experiments: Sequence[Experiment], runs: Path, n_shuffles: int) -> Outcome:
@@ -131,10 +132,10 @@ def targets_of(result: SweepResult, ids: list[str], n_shuffles: int) -> Iterator
         yield {"label": label, "probe": probe, **facts}
 
 
-def _figures(subject: str, outcomes: Sequence[Outcome], sizes: Mapping[str, float]) -> Iterator[Figure]:
+def _figures(subject: str, kind: str, outcomes: Sequence[Outcome], sizes: Mapping[str, float]) -> Iterator[Figure]:
+    rival = "" if subject == PLAIN else f"{PLAIN}{kind}"
     totals = tuple(sum(outcome.seconds.values()) for outcome in outcomes)
-    limit = "" if subject == PLAIN else f"{PLAIN}/texts to curves"
-    yield Figure("job", subject, "texts to curves", "s", totals, dict(sizes), limit)
-    for stage in STAGES:
-        values = tuple(outcome.seconds[stage] for outcome in outcomes)
-        yield Figure("job", subject, stage, "s", values, dict(sizes), limit and f"{PLAIN}/{stage}")
+    seconds = {"texts to curves": totals}
+    seconds |= {stage: tuple(outcome.seconds[stage] for outcome in outcomes) for stage in STAGES}
+    for measured, values in seconds.items():
+        yield Figure("job", f"{subject}{kind}", measured, "s", values, dict(sizes), rival and f"{rival}/{measured}")

@@ -119,7 +119,8 @@ def _bars(axes: Axes, values: Mapping[str, Sequence[float]], colours: Sequence[s
 
 def _job(figures: Sequence[Figure]) -> list[Panel]:
     job = [figure for figure in figures if figure.stage == "job"]
-    return [(_draw_job, job)] if job else []
+    numbers = sorted({figure.sizes.get("n_shuffles", 0) for figure in job})
+    return [(_draw_job, [one for one in job if one.sizes.get("n_shuffles", 0) == number]) for number in numbers]
 
 
 def _draw_job(axes: Axes, figures: Sequence[Figure]) -> None:

@@ -15,7 +15,7 @@ from throughput.peer import environment, python_of
 SCRIPT: Final = "peers.plain_script"
 
 DEFAULT_TOLERANCE: Final = 1e-3
-"""Of scikit-learn, which a script leaves as it is; ours is 1e-6, and its search takes half as long again."""
+"""Of scikit-learn, which a script leaves as it is; at 1e-6 its search takes half as long again."""
 
 
 def plain(given: Sequence[Mapping[str, Any]], folder: Path) -> Outcome:

@@ -49,6 +49,9 @@ STAGES: Final = {
         {"rounds": 2, "budgets": (1024,), "threads": (1, 2)},
     ),
     "job": Stage("job", {"experiments": EXPERIMENTS[1:2]}, {"experiments": EXPERIMENTS}),
+    "controls": Stage(
+        "job", {"experiments": EXPERIMENTS[1:2], "n_shuffles": 1}, {"experiments": EXPERIMENTS, "n_shuffles": 5}
+    ),
     "stream": Stage("stream", {"n_texts": 4, "rounds": 2}, {"n_texts": 8, "rounds": 5, "memory_factor": 10}),
     "store": Stage("store", {"n_stimuli": 128}, {"n_stimuli": 1024, "d_model": 8192, "n_layers": 6, "rounds": 5}),
     "fitting": Stage("fitting"),

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from stratoscope.rows import FloatArray
+from stratoscope.store.check import check_shard
+from stratoscope.store.content import Content
 from stratoscope.store.run import Run
-from stratoscope.store.shard import check_shard, file_sha256, shard_table, write_shard
+from stratoscope.store.shard import file_sha256, shard_content, write_shard
 from stratoscope.store.writer import RunWriter
 from throughput.figure import Figure
 from throughput.made import Batches, Made
@@ -56,15 +57,14 @@ def measure(
 
 def _writing(place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]) -> list[Figure]:
     raw = [bytes(memoryview(_floats(batches, made)).cast("B")) for batches in shards]
-    tables = [shard_table(batches, made.measurement) for batches in shards]
+    contents = [shard_content(batches, made.measurement) for batches in shards]
     works: dict[str, Callable[[], Any]] = {
         "plain/write and fsync": lambda: _plain_write(place / "plain", raw),
         "stratoscope/write": lambda: _write_run(place / "run", made, shards),
         "stratoscope/write, two runs at once": lambda: _write_two(place, made, shards),
-        "stratoscope/encode": lambda: _each(write_shard, tables, place),
-        "stratoscope/read back": lambda: _each(check_shard, tables, place),
-        "stratoscope/hash": lambda: [file_sha256(place / f"{i}.parquet") for i in range(len(tables))],
-        "stratoscope/widen": lambda: [shard_table(batches, made.measurement) for batches in shards],
+        "stratoscope/encode": lambda: _each(write_shard, contents, place),
+        "stratoscope/read back": lambda: _each(check_shard, contents, place),
+        "stratoscope/hash": lambda: [file_sha256(place / f"{i}.parquet") for i in range(len(contents))],
     }
     times = {"stratoscope/write, two runs at once": 2}
     return [
@@ -136,9 +136,9 @@ def _rates(stage: str, name: str, took: Sequence[Took], sizes: dict[str, float],
     ]  # fmt: skip
 
 
-def _each(work: Callable[[pa.Table, Path], None], tables: Sequence[pa.Table], place: Path) -> None:
-    for index, table in enumerate(tables):
-        work(table, place / f"{index}.parquet")
+def _each(work: Callable[[Content, Path], None], contents: Sequence[Content], place: Path) -> None:
+    for index, content in enumerate(contents):
+        work(content, place / f"{index}.parquet")
 
 
 def _plain_write(path: Path, pieces: Sequence[bytes]) -> None:

@@ -50,3 +50,19 @@ def to_float32(values: Values, dtype: Dtype) -> npt.NDArray[np.float32]:
     if dtype == "bfloat16":
         return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return values.astype(np.float32, copy=False)
+
+
+def widen(values: Values, dtype: Dtype, out: npt.NDArray[np.float32]) -> None:
+    """Widen values to float32, exactly, into memory that is there.
+
+    Parameters
+    ----------
+    values : array of any shape
+        As they came from the wire; for bfloat16 the raw bits in uint16.
+    out : array of the same shape
+        Takes them.
+    """
+    if dtype == "bfloat16":
+        np.left_shift(values, 16, out=out.view(np.uint32), dtype=np.uint32)
+    else:
+        np.copyto(out, values)

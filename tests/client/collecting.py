@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from stratoscope.client import Client
 from stratoscope.collection import CollectSettings, collect
 from stratoscope.stimuli import StimulusTable
+from stratoscope.store import writer
 from stratoscope.store.ledger import Ledger
 
 
@@ -29,7 +29,7 @@ class Countdown:
 
     def step(self, name: str) -> None:
         self._from_start += 1
-        self._from_shard += bool(self._from_shard) or name == "before write_table"
+        self._from_shard += bool(self._from_shard) or name == "before write_shard"
         if self._fatal_step in (-self._from_start, self._from_shard or None):
             print(name, flush=True)  # noqa: T201
             os.kill(os.getpid(), signal.SIGKILL)
@@ -50,7 +50,7 @@ class Countdown:
 
 def main(url: str, run_dir: str, table: str, fatal_step: str) -> None:
     countdown = Countdown(int(fatal_step))
-    for owner, attribute in ((os, "fsync"), (os, "replace"), (pq, "write_table"), (Ledger, "commit_shard")):
+    for owner, attribute in ((os, "fsync"), (os, "replace"), (writer, "write_shard"), (Ledger, "commit_shard")):
         countdown.around(owner, attribute)
     with Client(url) as client:
         settings = CollectSettings(request_bytes=150, shard_bytes=600)

@@ -15,7 +15,8 @@ from stratoscope.client import Client
 from stratoscope.collection import collect
 from stratoscope.stimuli import StimulusTable
 from stratoscope.store.run import Run
-from stratoscope.store.shard import CAPTURE_KEY, CONTENTS_KEY, FINGERPRINT_KEY, file_sha256, write_shard
+from stratoscope.store.shard import CAPTURE_KEY, CONTENTS_KEY, FINGERPRINT_KEY, file_sha256
+from tests.client.contents import write_table
 from tests.client.tables import SMALL, N, ids_in, make_table
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
     """Replace a shard by a changed one whose name is the hash of its bytes, as a writer's bug would leave it."""
     table = change(pq.read_table(path))
     path.unlink()
-    write_shard(table, path)
+    write_table(table, path)
     return path.rename(path.with_name(f"{file_sha256(path)[:24]}.parquet"))
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
 
 from stratoscope.client import Client
 from stratoscope.collection import collect
 from stratoscope.errors import StorageError, StorageFullError
 from stratoscope.stimuli import StimulusTable
+from stratoscope.store import writer
 from stratoscope.store.run import Run
 from tests.client.tables import SMALL, N, make_table
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.client.conftest import FaultServer
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "write": (pq, "write_table"),
+    "write": (writer, "write_shard"),
     "fsync": (os, "fsync"),
     "rename": (os, "replace"),
 }
@@ -83,7 +83,7 @@ def test_a_shard_that_would_not_fit_is_not_begun(
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(1 << 20) + 3))
-        patch.setattr(pq, "write_table", lambda *arguments, **_: written.append(arguments))
+        patch.setattr(writer, "write_shard", lambda *arguments, **_: written.append(arguments))
         with pytest.raises(
             StorageFullError, match=r"takes up to [\d,]+ bytes and 1,048,579 are free; it was not begun"
         ):

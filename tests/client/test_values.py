@@ -11,10 +11,11 @@ import pytest
 
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray
-from stratoscope.store.shard import read_column, write_shard
+from stratoscope.store.shard import read_column
 from stratoscope.store.values import ShardReader, read_values
 from stratoscope_wire import Column
 from stratoscope_wire.schema import KEY_FIELDS, response_schema
+from tests.client.contents import write_table
 
 WIDTH = 96
 ROWS = 4000
@@ -54,12 +55,27 @@ def read(path: Path, column: Column, n_rows: int = ROWS) -> FloatArray:
     return out
 
 
+def write_by_arrow(table: pa.Table, path: Path) -> None:
+    """Write a shard as shards were once written, by Arrow alone."""
+    pq.write_table(
+        table,
+        path,
+        row_group_size=table.num_rows,
+        use_dictionary=False,
+        write_statistics=False,
+        compression="zstd",
+        compression_level=1,
+        use_byte_stream_split=[f"{column.name}.list.element" for column in COLUMNS],
+        write_page_checksum=True,
+    )
+
+
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_column_of_several_pages_is_what_arrow_reads_bit_for_bit(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "shard.parquet"
-    write_shard(table_of(VALUES[kind]), path)
+    write_table(table_of(VALUES[kind]), path)
     assert ROWS * WIDTH * 4 > 1 << 20, "one page holds 1 MiB"
     expected = [read_column(path, column) for column in COLUMNS]
     monkeypatch.setattr(pq.ParquetFile, "read", None)
@@ -80,7 +96,7 @@ def test_what_another_writer_laid_out_is_read_by_arrow(tmp_path: Path, options: 
 
 def test_no_flipped_bit_of_a_column_goes_unnoticed(tmp_path: Path) -> None:
     path = tmp_path / "shard.parquet"
-    write_shard(table_of(as_bfloat16, 40), path)
+    write_table(table_of(as_bfloat16, 40), path)
     expected = read(path, COLUMNS[0], 40)
     chunk = pq.read_metadata(path).row_group(0).column(len(KEY_FIELDS))
     content = path.read_bytes()
@@ -108,14 +124,15 @@ def test_a_null_is_refused(tmp_path: Path, hole: str) -> None:
         lists[7][5] = None
     else:
         lists[7] = None
-    write_shard(table.set_column(4, COLUMNS[0].name, pa.array(lists, pa.list_(pa.float32(), WIDTH))), path)
+    nullable = table.set_column(4, COLUMNS[0].name, pa.array(lists, pa.list_(pa.float32(), WIDTH)))
+    write_by_arrow(nullable, path)
     with pytest.raises(ShardDamagedError, match=r"null|values where"):
         read(path, COLUMNS[0], 40)
 
 
 def test_other_rows_than_the_ledger_has_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "shard.parquet"
-    write_shard(table_of(as_bfloat16, 40), path)
+    write_table(table_of(as_bfloat16, 40), path)
     with pytest.raises(ShardDamagedError, match="has 40 rows; the ledger says 41"):
         read(path, COLUMNS[0], 41)
 
@@ -124,7 +141,7 @@ def test_rows_of_several_shards_come_in_the_order_wanted_and_others_are_left_out
     tables = [table_of(as_bfloat16, n) for n in (5, 7, 6)]
     paths = [tmp_path / f"{index}.parquet" for index in range(len(tables))]
     for path, table in zip(paths, tables, strict=True):
-        write_shard(table, path)
+        write_table(table, path)
     shards = [ShardReader(path, len(table), COLUMNS) for path, table in zip(paths, tables, strict=True)]
     pile = np.concatenate([read_column(shard.path, COLUMNS[1]) for shard in shards])
     wanted = np.array([*range(5), 11, 9, 5, 17])
@@ -134,11 +151,35 @@ def test_rows_of_several_shards_come_in_the_order_wanted_and_others_are_left_out
     assert read_values([], COLUMNS[1], np.empty(0, np.intp), 0).shape == (0, WIDTH)
 
 
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("order", ["as written", "mixed"])
+def test_shards_of_any_writer_are_read_side_by_side_in_any_order(tmp_path: Path, kind: str, order: str) -> None:
+    table = table_of(VALUES[kind])
+    paths = [tmp_path / f"{writer}.parquet" for writer in ("former", "present", "foreign")]
+    write_by_arrow(table, paths[0])
+    write_table(table, paths[1])
+    pq.write_table(table, paths[2], compression="snappy")
+    shards = [ShardReader(path, ROWS, COLUMNS) for path in paths]
+    pages = [shard.pages(COLUMNS[1]) for shard in shards]
+    assert [found is None or len(found) for found in pages] == [2, 2, True], "the last is read by Arrow"
+    target = np.arange(3 * ROWS)
+    if order == "mixed":
+        target[np.random.default_rng(4).permutation(3 * ROWS)[: 2 * ROWS]] = -1
+        kept = target >= 0
+        target[kept] = np.random.default_rng(5).permutation(kept.sum())
+    kept = target >= 0
+    values = np.concatenate([read_column(paths[0], COLUMNS[1])] * 3)
+    expected = np.empty((kept.sum(), WIDTH), np.float32)
+    expected[target[kept]] = values[kept]
+    found = read_values(shards, COLUMNS[1], target, len(expected))
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
 def test_a_footer_is_read_once_for_all_columns_and_later_damage_is_still_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "shard.parquet"
-    write_shard(table_of(as_bfloat16, 40), path)
+    write_table(table_of(as_bfloat16, 40), path)
     shard, out = ShardReader(path, 40, COLUMNS), np.empty((40, WIDTH), np.float32)
     shard.read(COLUMNS[0], out)
     monkeypatch.setattr(pq, "read_metadata", None)

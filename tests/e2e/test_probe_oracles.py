@@ -14,7 +14,6 @@ from sklearn.svm import SVC
 
 from stratoscope import Run
 from stratoscope.probes import sweep
-from stratoscope.probes.classifiers import SVM_TOLERANCE
 from stratoscope.probes.estimators import ALPHAS
 from stratoscope.probes.features import FoldFeatures
 from stratoscope.probes.ridge import predict_ridge
@@ -109,12 +108,13 @@ def test_svm_decisions_are_those_of_scikit_learn(cases: dict[str, Case], labels:
         ((predicted, decision),) = _decisions(case, y, fold_of, probe="svm", C=C, scale=scale).values()
         for fold in range(5):
             train, test = fold_of != fold, fold_of == fold
-            plain = make_pipeline(StandardScaler(with_std=scale), SVC(kernel="linear", C=C, tol=SVM_TOLERANCE)).fit(
+            plain = make_pipeline(StandardScaler(with_std=scale), SVC(kernel="linear", C=C, tol=1e-9)).fit(
                 X[train], codes[train]
             )
             np.testing.assert_array_equal(predicted[test], plain.predict(X[test]), err_msg=name)
             expected = plain.decision_function(X[test]).reshape(test.sum(), -1)
-            np.testing.assert_allclose(decision[test], expected, atol=1e-5, err_msg=name)
+            # LIBSVM holds inner products in single precision: see `test_margin` for what is nearer the optimum.
+            np.testing.assert_allclose(decision[test], expected, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_multi_label_svms_are_one_plain_svm_per_label_on_the_same_folds(cases: dict[str, Case]) -> None:
@@ -125,10 +125,10 @@ def test_multi_label_svms_are_one_plain_svm_per_label_on_the_same_folds(cases: d
         X = case.X.astype(np.float64)
         for fold in range(5):
             train, test = fold_of != fold, fold_of == fold
-            svm = OneVsRestClassifier(SVC(kernel="linear", tol=SVM_TOLERANCE))
+            svm = OneVsRestClassifier(SVC(kernel="linear", tol=1e-9))
             plain = make_pipeline(StandardScaler(), svm).fit(X[train], case.multi_label[train])
             ours = np.column_stack([decision[:, 0] for _, decision in found.values()])[test]
-            np.testing.assert_allclose(ours, plain.decision_function(X[test]), atol=1e-5)
+            np.testing.assert_allclose(ours, plain.decision_function(X[test]), rtol=1e-4, atol=1e-4)
             labels = np.column_stack([predicted for predicted, _ in found.values()])[test]
             np.testing.assert_array_equal(labels, plain.predict(X[test]))
 

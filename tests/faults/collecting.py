@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from stratoscope.cli import exits
 from stratoscope.client import Client
@@ -53,7 +52,7 @@ class Stepper:
         for owner, attribute, name in (
             (writer.RunWriter, "enter", "plan"),
             (Client, "try_fetch", "receive"),
-            (pq, "write_table", "write"),
+            (writer, "write_shard", "write"),
             (writer, "check_shard", "check"),
             (os, "replace", "rename"),
             (Ledger, "commit_shard", "commit"),

@@ -23,6 +23,8 @@ from stratoscope.errors import (
 )
 from stratoscope.probing import ProbeSettings, probe_run
 from stratoscope.stimuli import StimulusTable
+from stratoscope.store import desk as desks
+from stratoscope.store.objects import ObjectPath
 from stratoscope.store.run import Run
 from stratoscope.targets import Target
 from tests.client.conftest import FaultServer
@@ -73,6 +75,30 @@ def test_a_run_is_collected_into_a_store_and_the_desk_keeps_no_shard(
     assert list((tmp_path / "desk" / "shards").glob("*.parquet")) == []
     assert names(store, "plain", "writers") == []
     assert 0 < len(names(store, "plain", "ledgers")) <= 2
+
+
+@pytest.mark.parametrize("times", [0, 1000])
+def test_a_ledger_waits_for_shards_of_several_times_its_size(
+    times: int, store: Store, server: FaultServer, client: Client, table: StimulusTable, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    url = store.url(f"leisure{times}")
+    uploads: list[str] = []
+    upload = ObjectPath.upload
+
+    def seen(path: ObjectPath, source: Path, sha256: str) -> None:
+        upload(path, source, sha256)
+        uploads.append(path.key)
+
+    monkeypatch.setattr(ObjectPath, "upload", seen)
+    monkeypatch.setattr(desks, "SHARDS_TO_LEDGER", times)
+    assert gather(table, url, client, tmp_path / "desk").is_complete
+    shards = [key for key in uploads if key.startswith("shards/")]
+    n_ledgers = len(uploads) - len(shards)
+    assert len(set(shards)) == len(shards) > 3, "no shard is uploaded twice"
+    assert n_ledgers >= len(shards) if times == 0 else n_ledgers == 3, "at the plan, at the end, and on the way out"
+    assert check(url, server, table) == N
+    assert list((tmp_path / "desk" / "shards").glob("*.parquet")) == []
 
 
 def test_a_process_killed_at_any_step_loses_and_doubles_nothing(

@@ -13,12 +13,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from stratoscope.probes import DesignError
-from stratoscope.probes.classifiers import SVM_TOLERANCE
 from stratoscope.probes.estimators import PROBES, FoldFit, Settings, find_probe
 from stratoscope.probes.features import FoldFeatures
 from stratoscope.probes.folds import Split, assign_folds, make_splits
 from stratoscope.probes.labels import Labels, encode
 from stratoscope.probes.ridge import held_out_errors, predict_ridge
+from stratoscope.probes.svm import SVM_TOLERANCE
 
 REGIMES = [(60, 200), (120, 20)]
 ALPHAS = (0.01, 1.0, 10.0, 100.0, 1e3, 1e4)

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from stratoscope.probes.features import GRAM_LIMIT, FoldFeatures
+from stratoscope.probes.features import GRAM_LIMIT, FoldFeatures, Gram
+from stratoscope.probes.margin import inverse_gram
+from stratoscope.probes.svm import SVM_TOLERANCE, fit_machines
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
-
-SVM_TOLERANCE = 1e-6
-"""Of LIBSVM's stopping rule. Its default of 1e-3 leaves decisions uncertain in the third digit."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ def fit_svms(
 ) -> list[Decisions]:
     """Linear support vector machines (hinge loss, unpenalised intercept, one against one) at several penalties.
 
-    Equal to ``SVC(kernel="linear", C=C, tol=SVM_TOLERANCE)`` on the standardised rows. Penalties are fitted in
-    ascending order: once no dual coefficient reaches C the margin is hard, and every greater C has the same solution.
+    The solution that ``SVC(kernel="linear", C=C)`` on the standardised rows approaches as ``tol`` goes to zero; see
+    `stratoscope.probes.margin`. Penalties are fitted in ascending order: once no dual coefficient reaches C the margin
+    is hard, and every greater C has the same solution.
 
     Parameters
     ----------
@@ -46,19 +46,21 @@ def fit_svms(
         Class numbers of the fold's training rows.
     train : positions among the training rows to fit
     test : positions among the training rows to decide on, or None for the fold's test rows
-        The former choose C and are fitted at LIBSVM's own tolerance.
+        The former choose C; where LIBSVM must fit them, it is to its own tolerance.
     penalties : values of C, in ascending order
     """
-    kernel = "precomputed" if fold.is_wide or len(fold.train_rows) <= GRAM_LIMIT else "linear"
-    fitted, decided = _svm_rows(fold, train, test, kernel)
-    tolerance = SVM_TOLERANCE if test is None else 1e-3
+    if not fold.is_wide and len(fold.train_rows) > GRAM_LIMIT:
+        return _fit_features(fold, codes, train, test, penalties)
+    gram = fold.gram if test is None else Gram(fold.gram.train[np.ix_(train, train)], fold.gram.train[test][:, train])
+    inverse = None
+    if fold.is_wide:
+        inverse = fold.inverse if test is None else inverse_gram(gram.train)
     found: list[Decisions] = []
     is_hard = False
     for C in penalties:
         if not is_hard:
-            svm = SVC(kernel=kernel, C=C, tol=tolerance, cache_size=500).fit(fitted, codes[train])
-            is_hard = bool(np.abs(svm.dual_coef_).max(initial=0.0) < C)
-            here = _decisions(svm, decided)
+            machines = fit_machines(gram.train, codes[train], C, inverse, _tolerance(test))
+            is_hard, here = machines.is_hard(C), Decisions(*machines.decide(gram.test))
         found.append(here)
     return found
 
@@ -103,10 +105,18 @@ def fit_logistic(
     return [_decisions(model, decided) for model in models]
 
 
-def _svm_rows(fold: FoldFeatures, train: Positions, test: Positions | None, kernel: str) -> tuple[Floats, Floats]:
-    rows, held_out = fold.gram if kernel == "precomputed" else fold.arrays
+def _fit_features(
+    fold: FoldFeatures, codes: Floats, train: Positions, test: Positions | None, penalties: Sequence[float]
+) -> list[Decisions]:
+    """Fit by LIBSVM on the features themselves, where a Gram matrix would be larger than they are."""
+    rows, held_out = fold.arrays
     decided = held_out if test is None else rows[test]
-    return (rows[np.ix_(train, train)], decided[:, train]) if kernel == "precomputed" else (rows[train], decided)
+    machines = (SVC(kernel="linear", C=C, tol=_tolerance(test), cache_size=500) for C in penalties)
+    return [_decisions(machine.fit(rows[train], codes[train]), decided) for machine in machines]
+
+
+def _tolerance(test: Positions | None) -> float:
+    return SVM_TOLERANCE if test is None else 1e-3
 
 
 def _axes_rows(fold: FoldFeatures, train: Positions, test: Positions | None) -> tuple[Floats, Floats]:

@@ -56,7 +56,12 @@ def probe_column(X: NDArray[Any], task: Task) -> ColumnFit:
     """
     # One BLAS thread per column at work: no oversubscription, and the same rounding however many are at work.
     with threadpool_limits(limits=1):
-        by_fold = [_fit_fold(X, task, split) for split in task.splits]
+        return fit_column(X, task)
+
+
+def fit_column(X: NDArray[Any], task: Task) -> ColumnFit:
+    """`probe_column` where BLAS is limited to one thread already: finding its libraries takes longer than some fits."""
+    by_fold = [_fit_fold(X, task, split) for split in task.splits]
     fits = [
         _gather(task, one, fold_fits) for one, fold_fits in zip(task.analyses, zip(*by_fold, strict=True), strict=True)
     ]

@@ -238,7 +238,7 @@ def _plain_decision(model: Any, test: Floats, predicted: Floats, labels: Labels)
 PROBES: dict[str, Probe] = {
     probe.name: probe
     for probe in (
-        Probe("svm", "classes", partial(_fit_one_by_one, fit_svms, "C"), "C", "balanced_accuracy", affine="binary"),
+        Probe("svm", "classes", partial(_fit_one_by_one, fit_svms, "C"), "C", "balanced_accuracy", "exact", "binary"),
         Probe("ridge", "values", fit_ridge, "alpha"),
         Probe("ridge_classifier", "classes", fit_ridge_classifier, "alpha"),
         Probe("lda", "classes", partial(_fit_one_by_one, fit_lda, "shrinkage"), "shrinkage", "balanced_accuracy"),

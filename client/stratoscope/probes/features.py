@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.probes.folds import Rows
+from stratoscope.probes.margin import inverse_gram
 
 Floats = NDArray[np.float64]
 
@@ -100,6 +101,11 @@ class FoldFeatures:
             K += train @ train.T
             K_test += test @ train.T
         return Gram(K, K_test)
+
+    @cached_property
+    def inverse(self) -> Floats | None:
+        """`inverse_gram` of the inner products of training rows, shared by all label vectors."""
+        return inverse_gram(self.gram.train)
 
     @cached_property
     def axes(self) -> Axes:

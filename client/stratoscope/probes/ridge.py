@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,9 @@ from stratoscope.probes.features import Axes
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
+
+AT_ONCE: Final = 1 << 20
+"""Numbers held at a time for several penalties of inner cross-validation: 8 MiB, about what a cache holds."""
 
 
 def predict_ridge(axes: Axes, Y: Floats, alphas: Floats) -> Floats:
@@ -53,14 +58,20 @@ def held_out_errors(axes: Axes, Y: Floats, inner: tuple[tuple[Positions, Positio
     mean, Q = Y.mean(axis=0), axes.train
     projected = Q.T @ (Y - mean)
     errors = np.zeros((len(alphas), Y.shape[1]))
-    for row, alpha in enumerate(alphas):
-        shrinkage = 1 / (axes.values + alpha)
-        residual = Y - mean - Q @ (shrinkage[:, None] * projected)
+    for some in np.array_split(np.arange(len(alphas)), _n_passes(Q, len(alphas), inner)):
+        shrinkage = 1 / (axes.values + alphas[some, None])  # n_some, n_axes
+        residual = Y - mean - Q @ (shrinkage[:, :, None] * projected)  # n_some, n_train, n_columns
         for _, test in inner:
-            H = (Q[test] * shrinkage) @ Q[test].T + 1 / len(Q)
-            held_out = np.linalg.solve(np.eye(len(test)) - H, residual[test])
-            errors[row] += (held_out**2).mean(axis=0) / len(inner)
+            H = (Q[test] * shrinkage[:, None, :]) @ Q[test].T + 1 / len(Q)
+            held_out = np.linalg.solve(np.eye(len(test)) - H, residual[:, test])
+            errors[some] += (held_out**2).mean(axis=1) / len(inner)
     return errors
+
+
+def _n_passes(Q: Floats, n_alphas: int, inner: tuple[tuple[Positions, Positions], ...]) -> int:
+    """In how many parts penalties are taken, so that what is held for all of one part stays small."""
+    n_held, n_axes = max(len(test) for _, test in inner), len(Q.T)
+    return min(n_alphas, 1 + n_alphas * n_held * n_axes // AT_ONCE)
 
 
 def code_classes(codes: Floats, n_outputs: int) -> Floats:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.model_selection import GroupKFold, KFold
-from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from stratoscope.probes.classifiers import SVM_TOLERANCE, fit_svms
+from stratoscope.probes.classifiers import fit_svms
 from stratoscope.probes.estimators import ALPHAS, mean_recall
 from stratoscope.probes.features import FoldFeatures
 from stratoscope.probes.ridge import code_classes, held_out_errors, predict_ridge
+from stratoscope.probes.svm import fit_machines
 
 Floats = NDArray[np.float64]
 Inner = tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]
@@ -152,22 +152,23 @@ class SVMProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.C_ = grid[int(np.mean(scores, axis=0).argmax())] if scores else grid[0]
         self._rows = fold.arrays[0]
         self._mean, self._spread = fold.statistics
-        self._svm = SVC(kernel="precomputed", C=self.C_, tol=SVM_TOLERANCE).fit(fold.gram.train, codes)
+        self._machines = fit_machines(fold.gram.train, codes, self.C_, fold.inverse if fold.is_wide else None)
         return self
 
     def decision_function(self, X: Any) -> Floats:
         """Signed distances, (n_stimuli,) for two classes, else (n_stimuli, n_classes)."""
-        return np.asarray(self._svm_of(X, "decision_function"))
+        values, _ = self._decide(X)
+        return values[:, 0] if values.shape[1] == 1 else values
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict classes, (n_stimuli,)."""
-        codes = self._svm_of(X, "predict").astype(np.intp)
+        _, codes = self._decide(X)
         return np.asarray(self.classes_[codes])
 
-    def _svm_of(self, X: Any, method: str) -> NDArray[Any]:
+    def _decide(self, X: Any) -> tuple[Floats, NDArray[np.intp]]:
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
-        return np.asarray(getattr(self._svm, method)(((X - self._mean) / self._spread) @ self._rows.T))
+        return self._machines.decide(((X - self._mean) / self._spread) @ self._rows.T)
 
 
 def _classes(y: NDArray[Any]) -> tuple[NDArray[Any], Floats]:

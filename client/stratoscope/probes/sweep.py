@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from stratoscope.probes.baselines import bag_of_words
 from stratoscope.probes.checkpoints import Checkpoints
-from stratoscope.probes.column import ColumnFit, Key, check_column, column_name, probe_column
+from stratoscope.probes.column import ColumnFit, Key, check_column, column_name, fit_column, probe_column
 from stratoscope.probes.cost import estimate_cost, is_long
 from stratoscope.probes.errors import ConstantFeatureWarning, DesignError, GridEdgeWarning, PermutationWarning
 from stratoscope.probes.estimators import ALPHAS, SHRINKAGES, Settings, as_grid
@@ -183,16 +183,16 @@ def sweep(
     )
     bag = bag_of_words(source.texts) if "text" in chosen and source.texts is not None else None
     fits: list[tuple[Key, ColumnFit]] = []
-    # BLAS is limited here for threads and in `probe_column` for processes: one thread per column at work.
+    # BLAS is limited here for threads and in `_fit` for processes: one thread per column at work.
     with threadpool_limits(limits=1):
         _tell_cost(source.columns, task, _n_workers(n_jobs), say)
         for fitted in _fit_columns(source.columns, task, n_jobs, checkpoint):
             fits.append(fitted)
             if progress is not None:
                 progress(len(fits), len(source.columns))
-        parts = [tables(key, fit, task) for key, fit in fits]
+        parts = [tables(fits, task)]
         if bag is not None:
-            parts.append(tables(TEXT_COLUMN, probe_column(bag, task.alone()), task.alone(), text=True))
+            parts.append(tables([(TEXT_COLUMN, probe_column(bag, task.alone()))], task.alone(), text=True))
     _warn(fits, task)
     scores, predictions, null = join(parts)
     return SweepResult(scores, predictions, provenance(task, chosen, seed, source.facts), null)
@@ -204,6 +204,7 @@ def _fit_columns(
     """Read columns here, fit them where joblib puts them, hold few of them, keep their order and their fits."""
     kept = None if checkpoint is None else Checkpoints(checkpoint, task)
     sent: deque[tuple[Key, Any, ColumnFit | None]] = deque()
+    here = os.getpid()
 
     def jobs() -> Iterator[Any]:
         for key in columns:
@@ -211,7 +212,7 @@ def _fit_columns(
             path = None if kept is None else kept.path(checked, X)
             done = None if kept is None or path is None else kept.load(path)
             sent.append((checked, path, done))
-            yield joblib.delayed(_fit)(X, task) if done is None else joblib.delayed(_fit)(None, None)
+            yield joblib.delayed(_fit)(X, task, here) if done is None else joblib.delayed(_fit)(None, None, here)
 
     pool = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs", batch_size=1)
     for fit in pool(jobs()):
@@ -221,8 +222,11 @@ def _fit_columns(
         yield key, fit if done is None else done
 
 
-def _fit(X: NDArray[Any] | None, task: Task | None) -> ColumnFit | None:
-    return None if X is None or task is None else probe_column(X, task)
+def _fit(X: NDArray[Any] | None, task: Task | None, limited: int) -> ColumnFit | None:
+    """Fit a column, with BLAS limited by the process `limited`."""
+    if X is None or task is None:
+        return None
+    return fit_column(X, task) if os.getpid() == limited else probe_column(X, task)
 
 
 def _n_workers(n_jobs: int | None) -> int:

@@ -29,6 +29,9 @@ SUPERSEDED: Final = "superseded"
 KEPT_LEDGERS: Final = 2
 """Snapshots left in the store: a reader may still be fetching the last but one."""
 
+SHARDS_TO_LEDGER: Final = 8
+"""The ledger is uploaded once the shards that it alone names have so many times its bytes."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,8 +44,8 @@ def default_desk(store: ObjectStore) -> Path:
 class DeskWriter(RunWriter):
     """Writes to a run in an object store; used as `RunWriter` is.
 
-    A shard is committed on the desk, uploaded, read back, named by a ledger that is uploaded after it, and only then
-    removed from the desk.
+    A shard is committed on the desk, uploaded, read back, named by a ledger that is uploaded after it, perhaps after
+    more shards, and only then removed from the desk.
 
     Parameters
     ----------
@@ -69,7 +72,8 @@ class DeskWriter(RunWriter):
         self._claim = self.store.path(WRITERS)
         self._known: list[str] = []
         self._epoch = self._number = 0
-        self._unpublished = True
+        self._uploaded: set[str] = set()
+        self._ledger_bytes = 0
         super().__init__(desk or default_desk(self.store), measurement)
 
     def _prepare(self) -> None:
@@ -121,8 +125,14 @@ class DeskWriter(RunWriter):
         self.store.sizes.update({f"{FOLDER}/{name}": listed[name] for name in names & listed.keys()})
         require_whole(self.store.path(), [one for one in self._ledger.stimuli() if one.shard in names], away)
 
-    def write_manifest(self, *, at_leisure: bool = False) -> None:  # noqa: ARG002 - a desk is cleared at once
+    def write_manifest(self, *, at_leisure: bool = False) -> None:
         """Upload what is on the desk, then the ledger that names it, then the manifest; then clear the desk.
+
+        Parameters
+        ----------
+        at_leisure
+            Whether the ledger may wait, and with it the desk keep its shards, until these have several times its size:
+            once for each shard, it would cost a large run more than its data.
 
         Raises
         ------
@@ -131,14 +141,24 @@ class DeskWriter(RunWriter):
         StorageError
             If an object cannot be written, or does not read back; the desk keeps what it has.
         """
-        super().write_manifest()
+        super().write_manifest(at_leisure=at_leisure)
+        self._require_turn()
         here = [shard for shard in self._ledger.shards() if self._here(shard.name).is_file()]
         for shard in here:
-            self.store.path(FOLDER, shard.name).upload(self._here(shard.name), shard.sha256)
+            if shard.name not in self._uploaded:
+                self.store.path(FOLDER, shard.name).upload(self._here(shard.name), shard.sha256)
+                self._uploaded.add(shard.name)
+        if at_leisure and sum(shard.bytes for shard in here) < SHARDS_TO_LEDGER * self._ledger_bytes:
+            return
         self._publish()
         with disk_faults(self.run_dir):
             for shard in here:
                 self._here(shard.name).unlink()
+        self._uploaded.clear()
+
+    def _require_turn(self) -> None:
+        if not self._claim.is_file():
+            raise RunLockedError(f"another desk took over the run {self.store.url}; this one stops. Go on there")
 
     def _publish(self) -> None:
         folder = self.run_dir / LEDGERS
@@ -147,11 +167,11 @@ class DeskWriter(RunWriter):
             content = self._ledger.copy(folder)
             name = ledger_name(self._epoch, self._number, content)
             replace_file(folder / name, lambda file: file.write(content))
-        if not self._claim.is_file():
-            raise RunLockedError(f"another desk took over the run {self.store.url}; this one stops. Go on there")
+        self._require_turn()
         self.store.path(LEDGERS, name).upload(folder / name, hashlib.sha256(content).hexdigest())
         self.store.path(MANIFEST).write_bytes((self.run_dir / MANIFEST).read_bytes())
         self._number += 1
+        self._ledger_bytes = len(content)
         self._known.append(name)
         while len(self._known) > KEPT_LEDGERS:
             self.store.path(LEDGERS, self._known.pop(0)).unlink()

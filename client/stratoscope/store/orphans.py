@@ -32,6 +32,7 @@ from stratoscope.store.shard import (
     SUFFIX,
     contents_digest,
     placements,
+    same_fields,
     shard_schema,
 )
 from stratoscope_wire.errors import StreamCorruptError
@@ -121,9 +122,7 @@ def _check_measurement(schema: pa.Schema, measurement: Measurement) -> None:
         same = all(capture[name] == value for name, value in measurement.facts.items())
     except (ValueError, TypeError, KeyError):
         same = False
-    # Parquet names the items of a list differently, so the fields' metadata is compared by itself.
-    same_fields = schema.equals(expected) and [f.metadata for f in schema] == [f.metadata for f in expected]
-    if not same or not same_fields:
+    if not same or not same_fields(schema, expected):
         raise ShardDamagedError("it holds another capture")
 
 

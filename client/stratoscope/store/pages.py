@@ -13,16 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stratoscope.rows import FloatArray
+from stratoscope.store.encoder import BYTE_STREAM_SPLIT, DATA_PAGE, RUN_LENGTHS
+from stratoscope.store.scratch import Scratch
 from stratoscope.store.thrift import read_struct
 
-_DATA_PAGE: Final = 0
-_BYTE_STREAM_SPLIT: Final = 9
-_RUN_LENGTHS: Final = 3
 _LEVELS: Final = 2
 _VALUE_BYTES: Final = 4
+_LEAST_BYTES: Final = 64
 
 Bytes = npt.NDArray[np.uint8]
+Pairs = npt.NDArray[np.uint16]
+Bits = npt.NDArray[np.uint32]
 
 
 class PagesError(ValueError):
@@ -45,8 +46,54 @@ class Chunk(NamedTuple):
     n_values: int
 
 
+class Page(NamedTuple):
+    """A page, not yet decoded.
+
+    Attributes
+    ----------
+    first
+        Which value of the column is its first.
+    n_values
+        How many it has.
+    body
+        As it stands in the file.
+    plain_bytes
+        Of the body, once decompressed.
+    checksum
+        What the body must have.
+    """
+
+    first: int
+    n_values: int
+    body: memoryview
+    plain_bytes: int
+    checksum: int
+
+    def decode(self, out: Bits, scratch: Scratch) -> None:
+        """Decode it, after its checksum was compared.
+
+        Parameters
+        ----------
+        out : contiguous uint32 array of shape (n_values,)
+            Takes the bits of the values.
+
+        Raises
+        ------
+        PagesError
+            If it is damaged or holds a null.
+        """
+        if zlib.crc32(self.body) != self.checksum:
+            raise PagesError("a page differs from its checksum")
+        try:
+            plain = pa.Codec("zstd").decompress(self.body, decompressed_size=self.plain_bytes)
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise PagesError(f"a page cannot be decompressed: {error}") from error
+        pairs = scratch.take(2 * self.n_values).view(np.uint16)
+        _join(_values(memoryview(plain).cast("B"), self.n_values), out, pairs)
+
+
 def find_chunk(column: pq.ColumnChunkMetaData) -> Chunk | None:
-    """Return where a column's pages lie, or None if they are not of the kind that `read_chunk` reads."""
+    """Return where a column's pages lie, or None if they are not of the kind that `read_pages` reads."""
     known = (
         column.physical_type == "FLOAT"
         and column.compression == "ZSTD"
@@ -56,57 +103,41 @@ def find_chunk(column: pq.ColumnChunkMetaData) -> Chunk | None:
     return Chunk(column.data_page_offset, column.total_compressed_size, column.num_values) if known else None
 
 
-def read_chunk(file: pa.NativeFile, chunk: Chunk, out: FloatArray) -> None:
-    """Read a column's pages; each must have its checksum.
-
-    Parameters
-    ----------
-    out : contiguous float32 array
-        Takes the values, as many as there are.
+def read_pages(file: pa.NativeFile, chunk: Chunk) -> Iterator[Page]:
+    """Give a column's pages, in order; each must have a checksum.
 
     Raises
     ------
     PagesError
-        If a page is damaged, lacks a checksum or holds a null, or the pages are not exactly the values wanted.
+        If a page is of another kind, or they do not have exactly the chunk's values.
     OSError
         If the disk fails.
     """
-    bits = out.reshape(-1).view(np.uint32)
-    if bits.size != chunk.n_values:
-        raise PagesError(f"there are {chunk.n_values} values where {bits.size} were expected")
     file.seek(chunk.start)
-    done = 0
-    try:
-        for planes in _pages(memoryview(file.read_buffer(chunk.n_bytes)).cast("B")):
-            _join(planes, bits[done : done + planes.shape[1]])
-            done += planes.shape[1]
-    except (IndexError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise PagesError(f"a page cannot be read: {error}") from error
-    if done != bits.size:
-        raise PagesError(f"the pages hold {done} values where {bits.size} were expected")
-
-
-def _pages(data: memoryview) -> Iterator[Bytes]:
-    """Give the byte planes of each page, of shape (4, n_values)."""
-    codec = pa.Codec("zstd")
-    place = 0
+    data = memoryview(file.read_buffer(chunk.n_bytes)).cast("B")
+    place = first = 0
     while place < len(data):
-        header, place = read_struct(data, place)
-        n_values = _check(header)
-        body = data[place : place + header[3]]
-        if zlib.crc32(body) != header[4] & 0xFFFFFFFF:
-            raise PagesError("it differs from its checksum")
-        plain = codec.decompress(body, decompressed_size=header[2])
-        yield _values(memoryview(plain).cast("B"), n_values)
+        try:
+            header, place = read_struct(data, place)
+            page = Page(first, _check(header), data[place : place + header[3]], header[2], header[4] & 0xFFFFFFFF)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise PagesError(f"a page cannot be read: {error}") from error
+        first += page.n_values
         place += header[3]
+        yield page
+    if first != chunk.n_values:
+        raise PagesError(f"the pages hold {first} values where {chunk.n_values} were expected")
 
 
 def _check(header: dict[int, Any]) -> int:
     """Return the number of values of a page of the one kind that shards have."""
-    page = header[5]
-    if header[1] != _DATA_PAGE or (page[2], page[3], page[4]) != (_BYTE_STREAM_SPLIT, _RUN_LENGTHS, _RUN_LENGTHS):
+    page, n_values = header[5], int(header[5][1])
+    if header[1] != DATA_PAGE or (page[2], page[3], page[4]) != (BYTE_STREAM_SPLIT, RUN_LENGTHS, RUN_LENGTHS):
         raise PagesError(f"it is of another kind: {header}")
-    return int(page[1])
+    # Nothing is checked yet: a flipped bit must not ask for more memory than there is.
+    if n_values <= 0 or header[3] <= 0 or not 0 <= header[2] - 4 * n_values <= 4 * n_values + _LEAST_BYTES:
+        raise PagesError(f"it has lengths that no page has: {header}")
+    return n_values
 
 
 def _values(page: memoryview, n_values: int) -> Bytes:
@@ -118,15 +149,15 @@ def _values(page: memoryview, n_values: int) -> Bytes:
     return np.frombuffer(page, np.uint8).reshape(_VALUE_BYTES, n_values)
 
 
-def _join(planes: Bytes, out: npt.NDArray[np.uint32]) -> None:
+def _join(planes: Bytes, out: Bits, pairs: Pairs) -> None:
     """Put the bytes of each value together; widened bfloat16 has nothing in the lower two."""
-    np.copyto(out, _pairs(planes[2], planes[3]))
+    np.copyto(out, _pair(planes[2], planes[3], pairs))
     np.left_shift(out, 16, out=out)
     if planes[:2].max(initial=0):
-        np.bitwise_or(out, _pairs(planes[0], planes[1]), out=out)
+        np.bitwise_or(out, _pair(planes[0], planes[1], pairs), out=out)
 
 
-def _pairs(low: Bytes, high: Bytes) -> npt.NDArray[np.uint16]:
-    pairs = high.astype(np.uint16)
+def _pair(low: Bytes, high: Bytes, pairs: Pairs) -> Pairs:
+    np.copyto(pairs, high)
     np.left_shift(pairs, 8, out=pairs)
     return np.bitwise_or(pairs, low, out=pairs)

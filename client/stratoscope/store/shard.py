@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -14,11 +15,13 @@ import pyarrow.parquet as pq
 
 from stratoscope.errors import ShardDamagedError, StorageError
 from stratoscope.rows import FloatArray
+from stratoscope.store.columns import write_columns
+from stratoscope.store.content import ColumnRows, Content
+from stratoscope.store.footer import footer, pages_end
 from stratoscope.store.ledger import Placement
 from stratoscope.store.measurement import Measurement
 from stratoscope.store.objects import ObjectPath, RunPath
 from stratoscope_wire import Column
-from stratoscope_wire.dtypes import to_float32
 from stratoscope_wire.request import Dtype
 from stratoscope_wire.schema import KEY_FIELDS, response_schema
 
@@ -42,21 +45,25 @@ def shard_schema(measurement: Measurement) -> pa.Schema:
     return response_schema(measurement.columns, "float32").with_metadata(facts)
 
 
-def shard_table(batches: Sequence[tuple[pa.RecordBatch, Dtype]], measurement: Measurement) -> pa.Table:
-    """Bring verified batches into the form of a shard, every value widened exactly to float32."""
-    schema = shard_schema(measurement)
-    arrays = [pa.concat_arrays([batch.column(name) for batch, _ in batches]) for name in KEY_NAMES]
-    for column in measurement.columns:
-        values = np.concatenate([_values(batch, column.name, dtype) for batch, dtype in batches])
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values), type=schema.field(column.name).type))
-    return pa.Table.from_arrays(arrays, schema=schema)
+def shard_content(batches: Sequence[tuple[pa.RecordBatch, Dtype]], measurement: Measurement) -> Content:
+    """Bring verified batches into the form of a shard; only the keys are copied."""
+    keys = [pa.concat_arrays([batch.column(name) for batch, _ in batches]) for name in KEY_NAMES]
+    names = [column.name for column in measurement.columns]
+    columns = {name: ColumnRows.of([(batch.column(name), dtype) for batch, dtype in batches]) for name in names}
+    return Content(shard_schema(measurement), pa.Table.from_arrays(keys, schema=pa.schema(KEY_FIELDS)), columns)
 
 
-def placements(table: pa.Table) -> list[Placement]:
+def same_fields(found: pa.Schema, expected: pa.Schema) -> bool:
+    """Tell whether two schemas have the same fields, with the same metadata."""
+    # Parquet names the items of a list differently, so the fields' metadata is compared by itself.
+    return bool(found.equals(expected)) and [f.metadata for f in found] == [f.metadata for f in expected]
+
+
+def placements(keys: pa.Table) -> list[Placement]:
     """Say where each stimulus lies in a shard; its rows are adjacent."""
     row0 = 0
     found = []
-    for stimulus_id, rows in groupby(table.column("stimulus_id").to_pylist()):
+    for stimulus_id, rows in groupby(keys.column("stimulus_id").to_pylist()):
         n_rows = sum(1 for _ in rows)
         found.append(Placement(stimulus_id, row0, n_rows))
         row0 += n_rows
@@ -68,45 +75,19 @@ def contents_digest(contents: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(list(contents), ensure_ascii=True).encode()).hexdigest()
 
 
-def with_contents(table: pa.Table, contents: Iterable[tuple[str, str]]) -> pa.Table:
+def with_contents(content: Content, contents: Iterable[tuple[str, str]]) -> Content:
     """Say in a shard's metadata what was measured, so that it can prove it without a ledger."""
-    return table.replace_schema_metadata({**table.schema.metadata, CONTENTS_KEY: contents_digest(contents)})
+    facts = {**(content.schema.metadata or {}), CONTENTS_KEY: contents_digest(contents)}
+    return replace(content, schema=content.schema.with_metadata(facts))
 
 
-def write_shard(table: pa.Table, path: Path) -> None:
+def write_shard(content: Content, path: Path) -> None:
     """Write a shard: one row group, byte planes split and compressed, every page with a checksum."""
-    pq.write_table(
-        table,
-        path,
-        row_group_size=table.num_rows,
-        use_dictionary=False,
-        write_statistics=False,
-        compression="zstd",
-        compression_level=1,
-        use_byte_stream_split=[f"{name}.list.element" for name in table.schema.names[len(KEY_NAMES) :]],
-        write_page_checksum=True,
-    )
-
-
-def check_shard(table: pa.Table, path: Path) -> None:
-    """Read a shard back and compare every value with what was to be written.
-
-    Raises
-    ------
-    ShardDamagedError
-        If it differs.
-    OSError
-        If the disk fails.
-    """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            same = file.num_row_groups == 1 and file.read().equals(table)
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):
-            raise
-        raise ShardDamagedError(f"the shard just written to {path} cannot be read back: {error}") from error
-    if not same:
-        raise ShardDamagedError(f"the shard just written to {path} does not read back as it was written")
+    keys = _key_file(content.keys)
+    with path.open("wb") as file:
+        file.write(keys[: pages_end(keys)])
+        chunks = write_columns(file, content.columns)
+        file.write(footer(content.schema, content.keys.num_rows, keys, chunks))
 
 
 def file_sha256(path: Path) -> str:
@@ -182,5 +163,16 @@ def opened(path: RunPath) -> Iterator[pa.NativeFile]:
         raise ShardDamagedError(f"shard {path} cannot be read: {error}") from error
 
 
-def _values(batch: pa.RecordBatch, name: str, dtype: Dtype) -> FloatArray:
-    return to_float32(batch.column(name).values.to_numpy(zero_copy_only=False), dtype)
+def _key_file(keys: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        keys,
+        sink,
+        row_group_size=keys.num_rows,
+        use_dictionary=False,
+        write_statistics=False,
+        compression="zstd",
+        compression_level=1,
+        write_page_checksum=True,
+    )
+    return memoryview(sink.getvalue()).cast("B")

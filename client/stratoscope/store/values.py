@@ -1,9 +1,8 @@
 """The values of one column of a run, read into one array, several shards at a time."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,11 @@ import pyarrow.parquet as pq
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, IndexArray
 from stratoscope.store.objects import RunPath
-from stratoscope.store.pages import Chunk, PagesError, find_chunk, read_chunk
+from stratoscope.store.pages import Chunk, Page, PagesError, find_chunk, read_pages
+from stratoscope.store.scratch import Scratch
 from stratoscope.store.shard import opened, read_column
+from stratoscope.store.sharing import Piece, share
 from stratoscope_wire import Column
-
-READERS: Final = 2
 
 
 class ShardReader:
@@ -42,7 +41,7 @@ class ShardReader:
 
         Parameters
         ----------
-        out : float32 array of shape (n_rows, width)
+        out : contiguous float32 array of shape (n_rows, width)
             Takes the values.
 
         Raises
@@ -50,18 +49,53 @@ class ShardReader:
         ShardDamagedError, StorageError
             If it cannot be read, or has not these rows; or its store fails.
         """
+        self.fill(column, self.pages(column), out, Scratch())
+
+    def pages(self, column: Column) -> list[Page] | None:
+        """Read one column without decoding it; None if its pages are of a kind that Arrow must read, and judge.
+
+        Raises
+        ------
+        ShardDamagedError, StorageError
+            As `read`.
+        """
         start, n_bytes = self._places[self._columns.index(column)].tolist()
-        if n_bytes:
-            try:
-                with opened(self.path) as file:
-                    read_chunk(file, Chunk(start, n_bytes, self.n_rows * column.width), out)
-            except PagesError as error:
-                raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
+        if not n_bytes:
+            return None
+        with self._faults(column), opened(self.path) as file:
+            return list(read_pages(file, Chunk(start, n_bytes, self.n_rows * column.width)))
+
+    def fill(self, column: Column, pages: Sequence[Page] | None, out: FloatArray, scratch: Scratch) -> None:
+        """Decode what `pages` gave of one column, all of it or some adjacent rows.
+
+        Parameters
+        ----------
+        out : contiguous float32 array of shape (n_rows, width)
+            Takes the values.
+
+        Raises
+        ------
+        ShardDamagedError, StorageError
+            As `read`.
+        """
+        if pages is None:
+            rows = read_column(self.path, column)
+            if len(rows) != self.n_rows:
+                raise ShardDamagedError(f"shard {self.path} has {len(rows)} rows; the ledger says {self.n_rows}")
+            np.copyto(out, rows)
             return
-        rows = read_column(self.path, column)
-        if len(rows) != self.n_rows:
-            raise ShardDamagedError(f"shard {self.path} has {len(rows)} rows; the ledger says {self.n_rows}")
-        np.copyto(out, rows)
+        bits, done = out.reshape(-1).view(np.uint32), 0
+        with self._faults(column):
+            for page in pages:
+                page.decode(bits[done : done + page.n_values], scratch)
+                done += page.n_values
+
+    @contextmanager
+    def _faults(self, column: Column) -> Iterator[None]:
+        try:
+            yield
+        except PagesError as error:
+            raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
 
     @cached_property
     def _places(self) -> npt.NDArray[np.int64]:
@@ -94,7 +128,7 @@ def read_values(shards: Sequence[ShardReader], column: Column, target: IndexArra
     Returns
     -------
     float32 array of shape (n_selected, width)
-        Beside it as much memory is taken as one shard's column needs, for each reader.
+        Beside it as much memory is taken as one shard's column needs, for each thread.
 
     Raises
     ------
@@ -103,20 +137,31 @@ def read_values(shards: Sequence[ShardReader], column: Column, target: IndexArra
     """
     values = np.empty((n_selected, column.width), np.float32)
     pieces = np.split(target, np.cumsum([shard.n_rows for shard in shards])[:-1]) if shards else []
-
-    def read(shard: ShardReader, here: IndexArray) -> None:
-        kept = here >= 0
-        if not kept.any():
-            return
-        first = int(here[0])
-        if np.array_equal(here, np.arange(first, first + shard.n_rows)):
-            shard.read(column, values[first : first + shard.n_rows])
-        else:
-            piece = np.empty((shard.n_rows, column.width), np.float32)
-            shard.read(column, piece)
-            values[here[kept]] = piece[kept]
-
-    with ThreadPoolExecutor(READERS) as pool:
-        for _ in pool.map(read, shards, pieces):
-            pass
+    scratch = Scratch()
+    share(partial(_begin, shard, column, here, values, scratch) for shard, here in zip(shards, pieces, strict=True))
     return values
+
+
+def _begin(shard: ShardReader, column: Column, here: IndexArray, values: FloatArray, scratch: Scratch) -> list[Piece]:
+    """Read a shard's part of a column; return the decoding of its pages, if each has whole rows."""
+    if not (here >= 0).any():
+        return []
+    pages = shard.pages(column)
+    if pages is None or any(page.n_values % column.width for page in pages):
+        _put(here, values, partial(shard.fill, column, pages, scratch=scratch))
+        return []
+    ends = np.cumsum([page.n_values // column.width for page in pages])
+    parts = zip(pages, np.split(here, ends[:-1]), strict=True)
+    return [partial(_put, rows, values, partial(shard.fill, column, [page], scratch=scratch)) for page, rows in parts]
+
+
+def _put(here: IndexArray, values: FloatArray, fill: Callable[[FloatArray], None]) -> list[Piece]:
+    """Have rows filled in where they belong, at once if they are adjacent there."""
+    kept, first = here >= 0, int(here[0])
+    if first >= 0 and np.array_equal(here, np.arange(first, first + len(here))):
+        fill(values[first : first + len(here)])
+    elif kept.any():
+        rows = np.empty((len(here), values.shape[1]), np.float32)
+        fill(rows)
+        values[here[kept]] = rows[kept]
+    return []

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -14,6 +15,8 @@ import pyarrow as pa
 from stratoscope.captures import to_json
 from stratoscope.errors import RunError, StimulusChangedError
 from stratoscope.stimuli.table import StimulusTable
+from stratoscope.store.check import check_shard
+from stratoscope.store.content import Content
 from stratoscope.store.disk import disk_faults, require_space
 from stratoscope.store.durable import sync_file, sync_folder, temporary_path
 from stratoscope.store.ledger import Ledger, ShardRecord, StimulusRecord, now
@@ -26,10 +29,9 @@ from stratoscope.store.shard import (
     FOLDER,
     NAME_DIGITS,
     SUFFIX,
-    check_shard,
     file_sha256,
     placements,
-    shard_table,
+    shard_content,
     with_contents,
     write_shard,
 )
@@ -71,6 +73,7 @@ class RunWriter:
         _make_folder(self.run_dir)
         self._lock = RunLock(self.run_dir)
         self._manifest_due = 0.0
+        self._is_first = True
         try:
             self._prepare()
             self._ledger = Ledger(self.run_dir, writable=True)
@@ -154,16 +157,16 @@ class RunWriter:
         RunError
             If a stimulus is unknown or already committed.
         """
-        table = shard_table(batches, self.measurement)
-        found = placements(table)
+        content = shard_content(batches, self.measurement)
+        found = placements(content.keys)
         if len({place.id for place in found}) != len(found):
             raise RunError("the rows of a stimulus are not adjacent, or it came twice; nothing was committed")
         hashes = self._ledger.content_hashes([place.id for place in found])
-        table = with_contents(table, ((place.id, hashes.get(place.id, "")) for place in found))
+        content = with_contents(content, ((place.id, hashes.get(place.id, "")) for place in found))
         folder = self.run_dir / FOLDER
-        with disk_faults(folder, table.nbytes):
-            require_space(folder, table.nbytes)
-            record = self._write(table, len(found), folder)
+        with disk_faults(folder, content.nbytes):
+            require_space(folder, content.nbytes)
+            record = self._write(content, len(found), folder)
         self._ledger.commit_shard(record, found)
         facts = {"run": str(self.run_dir), "shard": record.name, "stimuli": record.stimuli, "bytes": record.bytes}
         logger.info("committed %s with %d stimuli", record.name, record.stimuli, extra={"facts": facts})
@@ -189,13 +192,16 @@ class RunWriter:
         ended = time.monotonic()
         self._manifest_due = ended + MANIFEST_SHARE * (ended - began)
 
-    def _write(self, table: pa.Table, n_stimuli: int, folder: Path) -> ShardRecord:
+    def _write(self, content: Content, n_stimuli: int, folder: Path) -> ShardRecord:
         temporary = temporary_path(folder)
         try:
-            write_shard(table, temporary)
+            write_shard(content, temporary)
             sync_file(temporary)
-            check_shard(table, temporary)
-            digest = file_sha256(temporary)
+            with ThreadPoolExecutor(1) as pool:
+                hashed = pool.submit(file_sha256, temporary)
+                check_shard(content, temporary, by_arrow=self._is_first)
+                digest = hashed.result()
+            self._is_first = False
             n_bytes = temporary.stat().st_size
             name = f"{digest[:NAME_DIGITS]}{SUFFIX}"
             os.replace(temporary, folder / name)  # noqa: PTH105
@@ -203,7 +209,7 @@ class RunWriter:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(folder)
-        return ShardRecord(name, digest, n_bytes, table.num_rows, n_stimuli, now())
+        return ShardRecord(name, digest, n_bytes, content.keys.num_rows, n_stimuli, now())
 
 
 def _make_folder(run_dir: Path) -> None:
