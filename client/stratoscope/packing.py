@@ -91,14 +91,19 @@ class Cost:
 def pack(
     stimuli: Iterable[Stimulus], recipe: Recipe, limits: Limits, target_bytes: int = TARGET_BYTES
 ) -> list[ActivationsRequest]:
-    """Pack stimuli, in their order, into requests under a server's limits.
+    """Pack stimuli into requests under a server's limits, those that begin alike together: a server computes it once.
 
     Tokens are estimated from above, without asking the server. A stimulus that is estimated to be too large on its
     own is sent alone; the server knows better.
     """
     budget = request_budget(recipe, limits, target_bytes)
-    costs = ((stimulus, stimulus_cost(stimulus, recipe, limits)) for stimulus in stimuli)
+    costs = ((stimulus, stimulus_cost(stimulus, recipe, limits)) for stimulus in sorted(stimuli, key=_beginning))
     return [recipe.request(group) for group in group_under(costs, budget)]
+
+
+def _beginning(stimulus: Stimulus) -> tuple[str, list[int], list[tuple[str, str]]]:
+    messages: list[tuple[str, str]] = [(message.role, message.content) for message in stimulus.messages or ()]
+    return stimulus.text or "", stimulus.token_ids or [], messages
 
 
 def group_under(costs: Iterable[tuple[Stimulus, Cost]], budget: Cost) -> Iterator[list[Stimulus]]:

@@ -134,7 +134,8 @@ def test_a_lost_server_ends_collection_and_the_same_command_goes_on(server: "Fau
 
 
 def test_a_refused_stimulus_stops_collection_by_name(client: Client, tmp_path: Path) -> None:
-    table = make_table(s7="REFUSED text")
+    # Asked last.
+    table = make_table(s7="text that is REFUSED")
     with pytest.raises(StimulusRefusedError, match="refuses stimulus 's7'") as caught:
         collect(table, tmp_path, client, settings=SMALL, concurrency=1)
     assert caught.value.stimulus_ids == ("s7",)

@@ -144,8 +144,12 @@ def test_shards_have_the_agreed_layout(run: Run, server: "FaultServer") -> None:
 
 def test_shards_open_in_polars_pandas_and_duckdb_alone(run: Run) -> None:
     [path] = run.shard_paths
-    expected = run.activations("last")["resid_post", 2]
     frame = pl.read_parquet(path).filter(pl.col("selector") == "last")
+    # In the order in which they were asked, which is that of their texts.
+    places = {name: place for place, name in enumerate(run.stimuli()["id"])}
+    order = [places[name] for name in frame["stimulus_id"]]
+    assert sorted(order) == list(range(len(places)))
+    expected = run.activations("last")["resid_post", 2][order]
     assert frame.schema["resid_post.2"] == pl.Array(pl.Float32, 8)
     np.testing.assert_array_equal(frame["resid_post.2"].to_numpy(), expected)
     pandas = pd.read_parquet(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from stratoscope.client import Client
@@ -225,7 +226,8 @@ def test_a_flipped_bit_in_a_shard_is_found(client: Client, tmp_path: Path) -> No
     run = Run.open(tmp_path)
     [shard] = run.shard_paths
     content = bytearray(shard.read_bytes())
-    content[len(content) // 3] ^= 1
+    column = pq.ParquetFile(shard).metadata.row_group(0).column(4)
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     shard.write_bytes(bytes(content))
     assert [fault for fault in run.verify() if shard.name in fault and "altered" in fault]
     with pytest.raises(ShardDamagedError, match=shard.name):

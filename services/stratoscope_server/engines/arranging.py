@@ -64,6 +64,59 @@ class Row:
         self.n_rows += prompt.n_rows
 
 
+class Queue:
+    """Prompts that wait for a row, in an order in which each shares most with the one before it.
+
+    Parameters
+    ----------
+    prompts, order
+        The prompts, and the order in which they wait.
+    shared
+        How many tokens each has in common with the one before it in the order.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], order: Sequence[int], shared: Sequence[int]) -> None:
+        self._prompts = prompts
+        self._order = np.array(order)
+        self._sizes = np.array([prompts[index].n_tokens for index in order])
+        self._shared = np.array(shared)
+        self._next = 0
+
+    def __bool__(self) -> bool:
+        return self._next < len(self._order)
+
+    @property
+    def n_own(self) -> int:
+        """Tokens that the next prompt adds to a row that ends with the one before it."""
+        return int(self._sizes[self._next] - self._shared[self._next])
+
+    def add_next(self, row: Row) -> None:
+        """Put the next prompt in a row."""
+        index = int(self._order[self._next])
+        row.add(index, self._prompts[index], int(self._shared[self._next]) if row.placed else 0)
+        self._next += 1
+
+    def fitting(self, n_tokens: int) -> int | None:
+        """Return the place of the prompt of at most so many tokens of which the other rows gain most, if they do."""
+        sizes, shared = self._sizes[self._next :], self._shared[self._next :]
+        if not len(sizes) or n_tokens < 1:
+            return None
+        # Without it, the one after it shares with the one before it only what both shared with it.
+        gains = np.where(sizes <= n_tokens, sizes - np.maximum(shared, np.append(shared[1:], 0)), 0)
+        best = int(gains.argmax())
+        return self._next + best if gains[best] > 0 else None
+
+    def add_from(self, place: int, row: Row) -> None:
+        """Put a prompt in a row out of its turn, where it shares nothing with the one before it."""
+        index = int(self._order[place])
+        row.add(index, self._prompts[index], 0)
+        if place + 1 < len(self._order):
+            self._shared[place + 1] = min(self._shared[place], self._shared[place + 1])
+        self._order, self._sizes, self._shared = (
+            np.delete(numbers, place) for numbers in (self._order, self._sizes, self._shared)
+        )
+
+
 def arrange(prompts: Sequence[Prompt]) -> list[Row]:
     """Return the rows of one batch that cost least."""
     return min(arrangements(prompts, max(map(_class_of, prompts))), key=cost)
@@ -126,14 +179,16 @@ def _class_of(prompt: Prompt) -> int:
 
 
 def _fill(prompts: Sequence[Prompt], order: Sequence[int], shared: Sequence[int], width: int) -> Iterator[Row]:
-    row = Row()
-    for index, n_shared in zip(order, shared, strict=True):
-        prompt = prompts[index]
-        if row.placed and row.n_tokens + prompt.n_tokens - n_shared > width:
-            yield row
-            row = Row()
-        row.add(index, prompt, n_shared if row.placed else 0)
-    yield row
+    """Fill rows with prompts in their order, and what is left of a row with others that fit in."""
+    queue = Queue(prompts, order, shared)
+    while queue:
+        row = Row()
+        queue.add_next(row)
+        while queue and row.n_tokens + queue.n_own <= width:
+            queue.add_next(row)
+        while (place := queue.fitting(width - row.n_tokens)) is not None:
+            queue.add_from(place, row)
+        yield row
 
 
 def _by_tokens(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:

@@ -1,9 +1,12 @@
-"""An engine made of a blocking runner: packs a job into batches and runs one batch after another on one thread."""
+"""An engine made of a blocking runner: packs a job into batches and runs them on a few threads of its own."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Final, Protocol
 
 from stratoscope_server.engines.packing import pack
@@ -20,7 +23,7 @@ LOOK_SECONDS: Final = 0.5
 
 
 class Runner(Protocol):
-    """Runs one batch. Called from one thread at a time."""
+    """Runs one batch. Called from as many threads at a time as its engine has lanes."""
 
     @property
     def card(self) -> ModelCard:
@@ -46,8 +49,9 @@ class Runner(Protocol):
 class BatchedEngine:
     """The `Engine` over a `Runner`.
 
-    Batches of concurrent jobs take turns on the one thread, and each job has the next batch computing while its last
-    one is being sent, never more: a slow reader holds at most two batches.
+    Each lane is a thread that runs one batch at a time. Batches of concurrent jobs take turns on them, and each job has
+    a batch for every lane computing while its last one is being sent, never more: a slow reader holds at most one batch
+    more than there are lanes.
 
     Parameters
     ----------
@@ -60,6 +64,11 @@ class BatchedEngine:
         A batch that runs longer will never end: the engine counts as dead.
     merge
         Whether the runner computes once what prompts share.
+    lanes
+        Batches computed at a time.
+    enter_lane
+        Called on a lane's thread before each batch, with the number of batches that are computed at a time: a batch
+        that is alone need not leave room for others.
     """
 
     max_stimulus_bytes = None
@@ -71,14 +80,20 @@ class BatchedEngine:
         stall_seconds: float = DEFAULT_STALL_SECONDS,
         *,
         merge: bool = True,
+        lanes: int = 1,
+        enter_lane: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._runner = runner
         self._max_batch_tokens = max_batch_tokens or DEFAULT_BATCH_TOKENS
         self._merge = merge
         self._passes = Passes()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._lanes = lanes
+        self._enter_lane = enter_lane
+        self._threads = ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="engine")
         self._stall_seconds = stall_seconds
-        self._batch_began: float | None = None
+        self._n_unfinished = 0
+        self._began_by_thread: dict[int, float] = {}
+        self._lock = threading.Lock()
 
     @property
     def card(self) -> ModelCard:
@@ -103,16 +118,20 @@ class BatchedEngine:
 
     async def capture(self, job: Job) -> AsyncGenerator[Block, None]:
         """Yield one block per batch; see `Engine.capture`."""
-        batches = iter(pack(job.prompts, self._max_batch_tokens, merge=self._merge))
-        running = self._submit(next(batches), job)
+        packed = pack(job.prompts, self._max_batch_tokens, merge=self._merge)
+        at_once = min(self._lanes, len(packed))
+        batches = iter(packed)
+        running = deque(self._submit(batch, job, at_once) for batch in islice(batches, at_once))
         try:
-            for batch in batches:
-                block = await running
-                running = self._submit(batch, job)
+            while running:
+                block = await running[0]
+                running.popleft()
+                running.extend(self._submit(batch, job, at_once) for batch in islice(batches, 1))
                 yield block
-            yield await running
         finally:
-            running.cancel()
+            # Of several that failed the first is told of; asyncio would complain that nobody asked about the others.
+            for future in running:
+                future.cancel()
 
     async def check_ready(self) -> None:
         """Return unless a batch hangs; see `Engine.check_ready`."""
@@ -126,23 +145,37 @@ class BatchedEngine:
         return stalled
 
     async def close(self) -> None:
-        """Let the running batch end, unless it hangs, and stop the thread."""
-        await asyncio.to_thread(self._thread.shutdown, wait=self._stalled() is None, cancel_futures=True)
+        """Let the running batches end, unless one hangs, and stop the threads."""
+        await asyncio.to_thread(self._threads.shutdown, wait=self._stalled() is None, cancel_futures=True)
 
-    def _submit(self, batch: Sequence[Prompt], job: Job) -> asyncio.Future[Block]:
-        return asyncio.wrap_future(self._thread.submit(self._run, batch, job))
+    def _submit(self, batch: Sequence[Prompt], job: Job, at_once: int) -> asyncio.Future[Block]:
+        with self._lock:
+            self._n_unfinished += 1
+        future = self._threads.submit(self._run, batch, job, at_once)
+        future.add_done_callback(self._count_finished)
+        return asyncio.wrap_future(future)
 
-    def _run(self, batch: Sequence[Prompt], job: Job) -> Block:
-        # Counted where it begins: a batch that was cancelled in the queue is no pass.
-        self._passes.add(len(batch), sum(prompt.n_tokens for prompt in batch))
-        self._batch_began = time.monotonic()
+    def _count_finished(self, _: Future[Block]) -> None:
+        with self._lock:
+            self._n_unfinished -= 1
+
+    def _run(self, batch: Sequence[Prompt], job: Job, at_once: int) -> Block:
+        thread = threading.get_ident()
+        with self._lock:
+            # Counted where it begins: a batch that was cancelled in the queue is no pass.
+            self._passes.add(len(batch), sum(prompt.n_tokens for prompt in batch))
+            self._began_by_thread[thread] = time.monotonic()
+            at_once = min(self._lanes, max(at_once, self._n_unfinished))
         try:
+            self._enter_lane(at_once)
             return self._runner.run(batch, job.columns, job.dtype)
         finally:
-            self._batch_began = None
+            with self._lock:
+                del self._began_by_thread[thread]
 
     def _stalled(self) -> EngineError | None:
-        began = self._batch_began
+        with self._lock:
+            began = min(self._began_by_thread.values(), default=None)
         if began is None or time.monotonic() - began <= self._stall_seconds:
             return None
         message = f"the engine is dead: a batch has been running for more than {self._stall_seconds:g} seconds"

@@ -26,7 +26,7 @@ class Distribution:
 
 @dataclass(slots=True)
 class Sizes:
-    """Counts sizes. Counted on one thread, read on any."""
+    """Counts sizes. Counted by one thread at a time, read on any."""
 
     _counts: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
     _total: int = 0

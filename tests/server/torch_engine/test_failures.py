@@ -15,15 +15,7 @@ from stratoscope_wire import Column
 from stratoscope_wire.sites import SITES
 
 
-def hooks_of(runner: Any) -> list[Any]:
-    return [
-        hook
-        for module in runner._loaded.module.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    ]
-
-
-def test_an_error_in_a_hook_reaches_the_caller_and_leaves_no_hook(
+def test_an_error_in_a_hook_reaches_the_caller_and_nothing_is_read_after_it(
     fresh_llama: Any,
     capture: Callable[..., list[dict[str, Any]]],
     prompts_of: Callable[..., list[Prompt]],
@@ -32,13 +24,13 @@ def test_an_error_in_a_hook_reaches_the_caller_and_leaves_no_hook(
 ) -> None:
     def fail(_self: Recorder, column: str, states: Any) -> None:
         assert states.shape[-1] == 32
-        assert hooks_of(fresh_llama)
         raise RuntimeError(f"no room for {column}")
 
     monkeypatch.setattr(Recorder, "write", fail)
     with pytest.raises(RuntimeError, match="no room for embed"):
         capture(fresh_llama, prompts_of(fresh_llama, texts), list(SITES))
-    assert not hooks_of(fresh_llama)
+    # A pass that nobody reads would fail again if the reader were left.
+    fresh_llama._loaded.module(input_ids=torch.zeros(1, 4, dtype=torch.int64), use_cache=False)
 
 
 def test_a_column_that_the_model_never_computes_is_an_error(

@@ -84,7 +84,7 @@ def test_stopping_early_gives_the_bits_of_a_full_pass(
     site, _, layer = column.partition(".")
     ran = []
     handles = [
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+        block.register_forward_hook(lambda *_, index=index: ran.append(index), prepend=True)
         for index, block in enumerate(smollm2._loaded.module.layers)
     ]
     found = capture(smollm2, prompts_of(smollm2, TEXTS), [site], layers=[int(layer)] if layer else "all")

@@ -13,6 +13,7 @@ from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
 from stratoscope_server.engines.protocol import DEFAULT_STALL_SECONDS, EngineError
 from stratoscope_server.engines.selfcheck import check_sums, known_prompt, states_of
 from stratoscope_server.engines.torch.architectures import FAMILIES
+from stratoscope_server.engines.torch.lanes import lanes_on
 from stratoscope_server.engines.torch.loading import load_model
 from stratoscope_server.engines.torch.prefixes import shares_prefixes
 from stratoscope_server.engines.torch.runner import TorchRunner
@@ -108,7 +109,10 @@ def load_engine(
         random_weights=random_weights,
         checkpoint_sha256=checkpoint_sha256,
     )
-    return BatchedEngine(runner, max_batch_tokens, stall_seconds, merge=runner.merge)
+    lanes = lanes_on(runner.device)
+    return BatchedEngine(
+        runner, max_batch_tokens, stall_seconds, merge=runner.merge, lanes=lanes.count, enter_lane=lanes.enter
+    )
 
 
 def _card_with(card: ModelCard, **versions: str) -> ModelCard:

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import torch
 
-from stratoscope_server.engines.arranging import apart, arrange
+from stratoscope_server.engines.arranging import Row, apart, arrange
+from stratoscope_server.engines.packing import Packed
 from stratoscope_server.engines.pretrained.tokenizing import FastTokenizer
 from stratoscope_server.engines.protocol import EngineError, Prompt
 from stratoscope_server.engines.torch.batch import Batch
@@ -13,7 +14,7 @@ from stratoscope_server.engines.torch.layout import lay_out
 from stratoscope_server.engines.torch.loading import LoadedModel
 from stratoscope_server.engines.torch.masks import attention_mask
 from stratoscope_server.engines.torch.recorder import EveryColumnWritten, Recorder
-from stratoscope_server.engines.torch.taps import attached, locate_taps
+from stratoscope_server.engines.torch.taps import Taps
 from stratoscope_server.selection import row_keys
 from stratoscope_wire import Block, Column, ModelCard
 from stratoscope_wire.dtypes import Values
@@ -23,7 +24,8 @@ from stratoscope_wire.request import Dtype
 class TorchRunner:
     """The `stratoscope_server.engines.batched.Runner` over a Hugging Face model.
 
-    Prefill only: no cache, no unembedding, and the pass ends as soon as the last column asked for is read.
+    Prefill only: no cache, no unembedding, and the pass ends as soon as the last column asked for is read. Several
+    threads may run a batch each: they share the weights and nothing else.
 
     Parameters
     ----------
@@ -47,12 +49,17 @@ class TorchRunner:
         self.merge = merge
         self._tokenizer = tokenizer
         self._card = card
-        self._taps = locate_taps(loaded.module, loaded.family, card.n_layers)
+        self._taps = Taps(loaded.module, loaded.family, card.n_layers)
 
     @property
     def card(self) -> ModelCard:
         """What model this is."""
         return self._card
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return self._loaded.device
 
     @property
     def tokenizer(self) -> FastTokenizer:
@@ -70,7 +77,7 @@ class TorchRunner:
         """
         for prompt in prompts:
             self._check(prompt)
-        batch = lay_out(prompts, arrange if self.merge else apart)
+        batch = lay_out(prompts, self._arrange)
         try:
             values = self._read(batch, columns, dtype)
         except torch.OutOfMemoryError as error:
@@ -84,11 +91,16 @@ class TorchRunner:
             ) from error
         return Block(*row_keys(prompts), values)
 
+    def _arrange(self, prompts: Sequence[Prompt]) -> Sequence[Row]:
+        if isinstance(prompts, Packed):
+            return prompts.rows
+        return arrange(prompts) if self.merge else apart(prompts)
+
     @torch.inference_mode()
     def _read(self, batch: Batch, columns: Sequence[Column], dtype: Dtype) -> list[Values]:
         recorder = Recorder(batch, columns, dtype, self._loaded.device)
         names = [column.name for column in columns]
-        with suppress(EveryColumnWritten), attached(self._taps, names, recorder.write):
+        with suppress(EveryColumnWritten), self._taps.reading(names, recorder.write):
             self._forward(batch)
         return recorder.finish()
 

@@ -1,13 +1,13 @@
 """Taps: the hooks that read a site as the model computes it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from stratoscope_server.engines.pretrained.errors import ModelRefusedError
 from stratoscope_server.engines.torch.architectures import Family
@@ -24,8 +24,8 @@ class Tap:
     module: nn.Module
     side: Literal["input", "output"]
 
-    def attach(self, column: str, sink: Sink) -> RemovableHandle:
-        """Call the sink with the states whenever the module runs, until the handle is removed."""
+    def attach(self, column: str, sink: Sink) -> None:
+        """Call the sink with the states whenever the module runs."""
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             sink(column, args[0] if args else kwargs["hidden_states"])
@@ -34,8 +34,50 @@ class Tap:
             sink(column, output[0] if isinstance(output, tuple) else output)
 
         if self.side == "input":
-            return self.module.register_forward_pre_hook(before, with_kwargs=True)
-        return self.module.register_forward_hook(after)
+            self.module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            self.module.register_forward_hook(after)
+
+
+class _Reader(threading.local):
+    """What the pass of the present thread reads, and who takes it."""
+
+    columns: frozenset[str] = frozenset()
+    sink: Sink | None = None
+
+
+class Taps:
+    """The taps of all columns of a model, attached once; each thread reads its own pass through them.
+
+    Parameters
+    ----------
+    model, family, n_layers
+        As of `locate_taps`.
+
+    Raises
+    ------
+    ModelRefusedError
+        As `locate_taps` does.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, n_layers: int) -> None:
+        self._reader = _Reader()
+        for column, tap in locate_taps(model, family, n_layers).items():
+            tap.attach(column, self._take)
+
+    @contextmanager
+    def reading(self, columns: Iterable[str], sink: Sink) -> Iterator[None]:
+        """Give the sink some columns of the pass that runs on this thread meanwhile."""
+        self._reader.columns, self._reader.sink = frozenset(columns), sink
+        try:
+            yield
+        finally:
+            self._reader.columns, self._reader.sink = frozenset(), None
+
+    def _take(self, column: str, states: torch.Tensor) -> None:
+        reader = self._reader
+        if reader.sink is not None and column in reader.columns:
+            reader.sink(column, states)
 
 
 def locate_taps(model: nn.Module, family: Family, n_layers: int) -> dict[str, Tap]:
@@ -68,12 +110,3 @@ def _block_taps(block: nn.Module, family: Family) -> dict[str, Tap]:
         "mlp_out": Tap(block.get_submodule(family.mlp_out), "output"),
         "resid_post": Tap(block, "output"),
     }
-
-
-@contextmanager
-def attached(taps: Mapping[str, Tap], columns: Iterable[str], sink: Sink) -> Iterator[None]:
-    """Attach the taps of some columns for the time of one forward pass."""
-    with ExitStack() as handles:
-        for column in columns:
-            handles.callback(taps[column].attach(column, sink).remove)
-        yield
