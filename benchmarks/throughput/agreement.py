@@ -16,8 +16,8 @@ from throughput.plain import SCRIPT, plain_order
 CHECKED: Final = (0, 15)
 """Layers at which the two sides' statistics are held against each other on the very same states."""
 
-SAME: Final = 1e-6
-"""Largest difference of such a score."""
+SAME: Final = {"svm": 0.01, "ridge": 1e-6}
+"""Largest difference of such a score. LIBSVM ends near the optimum, so that a held-out row or two may change sides."""
 
 NEAR: Final = 0.03
 """Largest mean difference of a curve's scores where each side collects: states in bfloat16 differ by rounding."""
@@ -58,7 +58,7 @@ def check_statistics(outcome: Outcome, runs: Path) -> None:
         for target in given["targets"]:
             curve = outcome.curves[f"{given['name']}/{target['label']}"]
             for column, scores in script.fit(columns, target, order).items():
-                if not np.allclose(scores, curve[column], rtol=0, atol=SAME):
+                if not np.allclose(scores, curve[column], rtol=0, atol=SAME[target["probe"]]):
                     raise PeerError(
                         f"{target['label']} at {column}: {scores} by the plain script, {curve[column]} by ours"
                     )
