@@ -39,10 +39,6 @@ class Table:
         """Return the table that a buffer holds."""
         return cls(buffer, cls._unpack(buffer, "I", 0))
 
-    def has(self, field: int) -> bool:
-        """Tell whether a field is there."""
-        return self._offset(field) != 0
-
     def number(self, field: int, form: str) -> int:
         """Return a number; one that is left out is 0."""
         offset = self._offset(field)

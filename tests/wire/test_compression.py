@@ -1,7 +1,6 @@
 """Compressed answers: the same values bit for bit, and nothing unpacked that was not announced and asked for."""
 
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +23,7 @@ from stratoscope_wire.compression import inflated_bytes
 from stratoscope_wire.dtypes import NUMPY_TYPES, value_bytes
 from stratoscope_wire.request import Dtype
 from stratoscope_wire.schema import StreamHeader
+from tests.wire.mutations import Mutation, cut, drop, repeat
 
 any_data = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -181,23 +181,11 @@ def test_a_compressed_answer_cut_at_any_byte_is_cut(packed: bytes, asked: Expect
             decode(packed[:n_bytes], asked)
 
 
-def _cut(data: bytes, a: int, _b: int, _value: int) -> bytes:
-    return data[:a]
-
-
-def _drop(data: bytes, a: int, b: int, _value: int) -> bytes:
-    return data[: min(a, b)] + data[max(a, b) :]
-
-
-def _repeat(data: bytes, a: int, b: int, _value: int) -> bytes:
-    return data[: max(a, b)] + data[min(a, b) :]
-
-
 def _set_number(data: bytes, a: int, _b: int, value: int) -> bytes:
     return data[: a // 8 * 8] + struct.pack("<q", value) + data[a // 8 * 8 + 8 :]
 
 
-MUTATIONS: list[Callable[[bytes, int, int, int], bytes]] = [_cut, _drop, _repeat, _set_number]
+MUTATIONS: list[Mutation] = [cut, drop, repeat, _set_number]
 
 
 @any_data

@@ -1,7 +1,6 @@
 """Streams that no honest server sends: refused before anything is unpacked, allocated or believed."""
 
 import struct
-from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
@@ -12,6 +11,7 @@ from stratoscope_wire import Block, Column, Expected, StreamCorruptError, Stream
 from stratoscope_wire.encoder import END_OF_STREAM
 from stratoscope_wire.framing import MAX_METADATA_BYTES
 from stratoscope_wire.schema import StreamHeader, response_schema
+from tests.wire.mutations import Mutation, cut, drop, repeat
 
 HUGE = 1 << 60
 
@@ -208,18 +208,6 @@ def test_bytes_that_are_no_arrow_message_are_refused(stream: bytes, expected: Ex
         decode(b"".join([first, b"<html>Bad Gateway</html>", *others]), expected)
 
 
-def _cut(data: bytes, a: int, _b: int, _value: int) -> bytes:
-    return data[:a]
-
-
-def _drop(data: bytes, a: int, b: int, _value: int) -> bytes:
-    return data[: min(a, b)] + data[max(a, b) :]
-
-
-def _repeat(data: bytes, a: int, b: int, _value: int) -> bytes:
-    return data[: max(a, b)] + data[min(a, b) :]
-
-
 def _set(data: bytes, a: int, _b: int, value: int) -> bytes:
     return data[:a] + bytes([value % 256]) + data[a + 1 :]
 
@@ -228,7 +216,7 @@ def _set_number(data: bytes, a: int, _b: int, value: int) -> bytes:
     return data[: a // 4 * 4] + struct.pack("<I", value) + data[a // 4 * 4 + 4 :]
 
 
-MUTATIONS: list[Callable[[bytes, int, int, int], bytes]] = [_cut, _drop, _repeat, _set, _set_number]
+MUTATIONS: list[Mutation] = [cut, drop, repeat, _set, _set_number]
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

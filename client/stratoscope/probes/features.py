@@ -104,8 +104,8 @@ class FoldFeatures:
 
     @cached_property
     def inverse(self) -> Floats | None:
-        """`inverse_gram` of the inner products of training rows, shared by all label vectors."""
-        return inverse_gram(self.gram.train)
+        """`inverse_gram` of the inner products of training rows, shared by all label vectors; None if not `is_wide`."""
+        return inverse_gram(self.gram.train) if self.is_wide else None
 
     @cached_property
     def axes(self) -> Axes:

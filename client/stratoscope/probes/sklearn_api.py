@@ -152,7 +152,7 @@ class SVMProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.C_ = grid[int(np.mean(scores, axis=0).argmax())] if scores else grid[0]
         self._rows = fold.arrays[0]
         self._mean, self._spread = fold.statistics
-        self._machines = fit_machines(fold.gram.train, codes, self.C_, fold.inverse if fold.is_wide else None)
+        self._machines = fit_machines(fold.gram.train, codes, self.C_, fold.inverse)
         return self
 
     def decision_function(self, X: Any) -> Floats:
