@@ -21,6 +21,8 @@ from throughput.figure import Figure
 from throughput.made import Batches, Made
 
 SHARD_BYTES = 64 << 20
+READS = 40
+"""Rounds of reading: a layer takes milliseconds, and a virtual machine's cores are now and then one for a while."""
 
 
 class Took(NamedTuple):
@@ -52,7 +54,10 @@ def measure(
     shards = list(made.shards(max(1, shard_bytes // (4 * n_layers * d_model))))
     with tempfile.TemporaryDirectory(dir=folder) as name:
         place = Path(name)
-        return [*_writing(place, made, shards, rounds, sizes), *_reading(place, made, shards, rounds, sizes)]
+        return [
+            *_writing(place, made, shards, rounds, sizes),
+            *_reading(place, made, shards, max(rounds, READS), sizes),
+        ]
 
 
 def _writing(place: Path, made: Made, shards: Sequence[Batches], rounds: int, sizes: dict[str, float]) -> list[Figure]:

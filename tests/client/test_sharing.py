@@ -67,3 +67,21 @@ def test_what_a_piece_raises_is_raised_and_nothing_is_begun_after_it() -> None:
     with pytest.raises(OSError, match="the disk fails"):
         share(partial(piece, number) for number in range(1_000_000))
     assert n_begun < 1_000_000
+
+
+def test_an_interrupted_caller_leaves_nothing_to_the_other_threads() -> None:
+    begun = threading.Event()
+    n_begun = 0
+
+    def piece() -> list[Piece]:
+        nonlocal n_begun
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(30)
+            raise KeyboardInterrupt
+        n_begun += 1
+        begun.set()
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        share(piece for _ in range(1_000_000))
+    assert 0 < n_begun < 1_000_000

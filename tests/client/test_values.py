@@ -11,6 +11,7 @@ import pytest
 
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray
+from stratoscope.store.encoder import PAGE_BYTES
 from stratoscope.store.shard import read_column
 from stratoscope.store.values import ShardReader, read_values
 from stratoscope_wire import Column
@@ -18,7 +19,7 @@ from stratoscope_wire.schema import KEY_FIELDS, response_schema
 from tests.client.contents import write_table
 
 WIDTH = 96
-ROWS = 4000
+ROWS = 8000
 COLUMNS = [Column("resid_post", layer, WIDTH, layer + 1) for layer in range(2)]
 
 
@@ -76,7 +77,7 @@ def test_a_column_of_several_pages_is_what_arrow_reads_bit_for_bit(
 ) -> None:
     path = tmp_path / "shard.parquet"
     write_table(table_of(VALUES[kind]), path)
-    assert ROWS * WIDTH * 4 > 1 << 20, "one page holds 1 MiB"
+    assert ROWS * WIDTH * 4 > PAGE_BYTES
     expected = [read_column(path, column) for column in COLUMNS]
     monkeypatch.setattr(pq.ParquetFile, "read", None)
     for column, values in zip(COLUMNS, expected, strict=True):
@@ -160,8 +161,11 @@ def test_shards_of_any_writer_are_read_side_by_side_in_any_order(tmp_path: Path,
     write_table(table, paths[1])
     pq.write_table(table, paths[2], compression="snappy")
     shards = [ShardReader(path, ROWS, COLUMNS) for path in paths]
-    pages = [shard.pages(COLUMNS[1]) for shard in shards]
-    assert [found is None or len(found) for found in pages] == [2, 2, True], "the last is read by Arrow"
+    former, present, foreign = (shard.pages(COLUMNS[1]) for shard in shards)
+    assert former is not None
+    assert present is not None
+    assert min(len(former), len(present)) > 1
+    assert foreign is None, "it is read by Arrow"
     target = np.arange(3 * ROWS)
     if order == "mixed":
         target[np.random.default_rng(4).permutation(3 * ROWS)[: 2 * ROWS]] = -1

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +10,19 @@ import pyarrow.parquet as pq
 
 from stratoscope.errors import ShardDamagedError
 from stratoscope.store.content import ColumnRows, Content
-from stratoscope.store.pages import Page, PagesError, find_chunk, read_pages
+from stratoscope.store.pages import Page, PageDecoder, PagesError, find_chunk, read_pages
 from stratoscope.store.scratch import Scratch
 from stratoscope.store.shard import KEY_NAMES, same_fields
 from stratoscope.store.sharing import Piece, share
+from stratoscope.store.source import FileSource
+
+
+class Memory(NamedTuple):
+    """What each thread uses again: for rows as they came, and for a page as it is read back."""
+
+    widened: Scratch
+    decoded: Scratch
+    decoder: PageDecoder
 
 
 def check_shard(content: Content, path: Path, *, by_arrow: bool = False) -> None:
@@ -62,7 +72,7 @@ def _check_by_arrow(name: str, rows: ColumnRows, file: pq.ParquetFile) -> None:
 
 
 def _check_columns(content: Content, path: Path, metadata: pq.FileMetaData) -> None:
-    memory = Scratch(), Scratch(), Scratch()
+    memory = Memory(Scratch(), Scratch(), PageDecoder())
     group = metadata.row_group(0)
     places = {group.column(index).path_in_schema: group.column(index) for index in range(metadata.num_columns)}
     share(
@@ -72,24 +82,21 @@ def _check_columns(content: Content, path: Path, metadata: pq.FileMetaData) -> N
 
 
 def _check_column(
-    name: str, rows: ColumnRows, path: Path, place: pq.ColumnChunkMetaData, memory: tuple[Scratch, Scratch, Scratch]
+    name: str, rows: ColumnRows, path: Path, place: pq.ColumnChunkMetaData, memory: Memory
 ) -> list[Piece]:
     chunk = find_chunk(place)
     if chunk is None or chunk.n_values != rows.n_rows * rows.width:
         raise PagesError(f"column {name} is laid out otherwise than it was written")
-    with pa.OSFile(str(path)) as file:
-        pages = list(read_pages(file, chunk))
-    return [partial(_check_page, name, rows, page, memory) for page in pages]
+    return [partial(_check_page, name, rows, page, memory) for page in read_pages(FileSource(path), chunk)]
 
 
-def _check_page(name: str, rows: ColumnRows, page: Page, memory: tuple[Scratch, Scratch, Scratch]) -> list[Piece]:
+def _check_page(name: str, rows: ColumnRows, page: Page, memory: Memory) -> list[Piece]:
     (first, rest), (n_rows, more) = divmod(page.first, rows.width), divmod(page.n_values, rows.width)
-    widened, decoded, scratch = memory
-    expected = rows.part(first, first + n_rows, widened).reshape(-1).view(np.uint32)
+    expected = rows.part(first, first + n_rows, memory.widened).reshape(-1).view(np.uint32)
     if rest or more or len(expected) != page.n_values:
         raise PagesError(f"a page of column {name} ends within a row")
-    found = decoded.take(expected.nbytes).view(np.uint32)
-    page.decode(found, scratch)
+    found = memory.decoded.take(expected.nbytes).view(np.uint32)
+    memory.decoder.decode(page, found)
     if not np.array_equal(found, expected):
         raise PagesError(f"column {name} has other values than were written")
     return []

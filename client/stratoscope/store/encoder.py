@@ -18,7 +18,7 @@ from stratoscope.rows import FloatArray
 from stratoscope.store.scratch import Scratch
 from stratoscope.store.thrift import i32, struct, varint
 
-PAGE_BYTES: Final = 1 << 20
+PAGE_BYTES: Final = 2 << 20
 """Bytes of values in a page, or one row if that is longer."""
 
 FRAME: Final = {

@@ -4,24 +4,26 @@ Arrow's reader unpacks two levels for every value of a fixed-size list, to find 
 longer than all else. A page proves it by its length: it has 4 bytes for each of its values, so there is no gap.
 """
 
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from stratoscope.store.encoder import BYTE_STREAM_SPLIT, DATA_PAGE, RUN_LENGTHS
 from stratoscope.store.scratch import Scratch
+from stratoscope.store.source import Bytes, Source
 from stratoscope.store.thrift import read_struct
 
 _LEVELS: Final = 2
 _VALUE_BYTES: Final = 4
 _LEAST_BYTES: Final = 64
+_HEADER_BYTES: Final = 512
 
-Bytes = npt.NDArray[np.uint8]
 Pairs = npt.NDArray[np.uint16]
 Bits = npt.NDArray[np.uint32]
 
@@ -55,8 +57,8 @@ class Page(NamedTuple):
         Which value of the column is its first.
     n_values
         How many it has.
-    body
-        As it stands in the file.
+    source, place, n_bytes
+        Where its body stands.
     plain_bytes
         Of the body, once decompressed.
     checksum
@@ -65,12 +67,25 @@ class Page(NamedTuple):
 
     first: int
     n_values: int
-    body: memoryview
+    source: Source
+    place: int
+    n_bytes: int
     plain_bytes: int
     checksum: int
 
-    def decode(self, out: Bits, scratch: Scratch) -> None:
-        """Decode it, after its checksum was compared.
+
+class PageDecoder(threading.local):
+    """Decodes pages, each thread with memory of its own that it uses again.
+
+    Memory taken from the system for every page, and given back, costs two threads more than decoding does.
+    """
+
+    def __init__(self) -> None:
+        self._body, self._plain, self._pairs = Scratch(), Scratch(), Scratch()
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def decode(self, page: Page, out: Bits) -> None:
+        """Read a page, compare its checksum, decode it.
 
         Parameters
         ----------
@@ -81,15 +96,24 @@ class Page(NamedTuple):
         ------
         PagesError
             If it is damaged or holds a null.
+        OSError
+            If the disk fails.
         """
-        if zlib.crc32(self.body) != self.checksum:
+        body = _read(page.source, page.place, self._body.take(page.n_bytes))
+        if zlib.crc32(body.data) != page.checksum:
             raise PagesError("a page differs from its checksum")
+        plain = self._decompress(body, self._plain.take(page.plain_bytes))
+        _join(_values(plain, page.n_values), out, self._pairs.take(2 * page.n_values).view(np.uint16))
+
+    def _decompress(self, body: Bytes, plain: Bytes) -> Bytes:
         try:
-            plain = pa.Codec("zstd").decompress(self.body, decompressed_size=self.plain_bytes)
-        except (ValueError, OSError, pa.ArrowException) as error:
+            with self._decompressor.stream_reader(body.data) as stream:
+                whole = stream.readinto(plain.data) == len(plain) and not stream.read(1)
+        except zstandard.ZstdError as error:
             raise PagesError(f"a page cannot be decompressed: {error}") from error
-        pairs = scratch.take(2 * self.n_values).view(np.uint16)
-        _join(_values(memoryview(plain).cast("B"), self.n_values), out, pairs)
+        if not whole:
+            raise PagesError(f"a page does not have the {len(plain)} bytes that its header says")
+        return plain
 
 
 def find_chunk(column: pq.ColumnChunkMetaData) -> Chunk | None:
@@ -103,8 +127,8 @@ def find_chunk(column: pq.ColumnChunkMetaData) -> Chunk | None:
     return Chunk(column.data_page_offset, column.total_compressed_size, column.num_values) if known else None
 
 
-def read_pages(file: pa.NativeFile, chunk: Chunk) -> Iterator[Page]:
-    """Give a column's pages, in order; each must have a checksum.
+def read_pages(source: Source, chunk: Chunk) -> Iterator[Page]:
+    """Find a column's pages, in order; each must have a checksum.
 
     Raises
     ------
@@ -113,20 +137,31 @@ def read_pages(file: pa.NativeFile, chunk: Chunk) -> Iterator[Page]:
     OSError
         If the disk fails.
     """
-    file.seek(chunk.start)
-    data = memoryview(file.read_buffer(chunk.n_bytes)).cast("B")
-    place = first = 0
-    while place < len(data):
+    place, end = chunk.start, chunk.start + chunk.n_bytes
+    memory = np.empty(_HEADER_BYTES, np.uint8)
+    first = 0
+    while place < end:
+        data = _read(source, place, memory[: end - place])
         try:
-            header, place = read_struct(data, place)
-            page = Page(first, _check(header), data[place : place + header[3]], header[2], header[4] & 0xFFFFFFFF)
+            header, length = read_struct(data.data, 0)
+            page = Page(first, _check(header), source, place + length, header[3], header[2], header[4] & 0xFFFFFFFF)
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise PagesError(f"a page cannot be read: {error}") from error
         first += page.n_values
-        place += header[3]
+        place = page.place + page.n_bytes
+        if place > end:
+            raise PagesError(f"a page ends {place - end} bytes after its column")
         yield page
     if first != chunk.n_values:
         raise PagesError(f"the pages hold {first} values where {chunk.n_values} were expected")
+
+
+def _read(source: Source, place: int, out: Bytes) -> Bytes:
+    try:
+        source.read(place, out)
+    except EOFError as error:
+        raise PagesError(str(error)) from error
+    return out
 
 
 def _check(header: dict[int, Any]) -> int:
@@ -140,13 +175,13 @@ def _check(header: dict[int, Any]) -> int:
     return n_values
 
 
-def _values(page: memoryview, n_values: int) -> Bytes:
+def _values(page: Bytes, n_values: int) -> Bytes:
     """Skip the levels, of lists and then of nulls, each behind its length."""
     for _ in range(_LEVELS):
-        page = page[4 + int.from_bytes(page[:4], "little") :]
+        page = page[4 + int.from_bytes(page[:4].data, "little") :]
     if len(page) != _VALUE_BYTES * n_values:
         raise PagesError(f"it has {len(page)} bytes for {n_values} values, so some are null")
-    return np.frombuffer(page, np.uint8).reshape(_VALUE_BYTES, n_values)
+    return page.reshape(_VALUE_BYTES, n_values)
 
 
 def _join(planes: Bytes, out: Bits, pairs: Pairs) -> None:

@@ -142,7 +142,14 @@ def _read(path: RunPath, names: Sequence[str]) -> pa.Table:
 
 @contextmanager
 def opened(path: RunPath) -> Iterator[pa.NativeFile]:
-    """Open a shard.
+    """Open a shard; raises as `store_faults`."""
+    with store_faults(path), pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as file:
+        yield file
+
+
+@contextmanager
+def store_faults(path: RunPath) -> Iterator[None]:
+    """Say of which shard a fault is.
 
     Raises
     ------
@@ -152,8 +159,7 @@ def opened(path: RunPath) -> Iterator[pa.NativeFile]:
         If a file cannot be opened or read, or is no Parquet.
     """
     try:
-        with pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as file:
-            yield file
+        yield
     except OSError as error:
         # Arrow gives one class for a store that is not reached and for a damaged page.
         if isinstance(path, ObjectPath):

@@ -13,7 +13,7 @@ Piece = Callable[[], Sequence[Callable[[], Any]]]
 
 
 def share(pieces: Iterable[Piece]) -> None:
-    """Do every piece. What one leaves is done before another one is begun, so that little is held at a time.
+    """Do every piece, the caller's thread too. What one leaves is done first, so that little is held at a time.
 
     Raises
     ------
@@ -21,9 +21,11 @@ def share(pieces: Iterable[Piece]) -> None:
         What a piece raised; none is begun after it.
     """
     shared = _Shared(pieces)
-    with ThreadPoolExecutor(THREADS) as pool:
-        for worker in [pool.submit(shared.work) for _ in range(THREADS)]:
-            worker.result()
+    with ThreadPoolExecutor(THREADS - 1) as pool:
+        others = [pool.submit(shared.work) for _ in range(THREADS - 1)]
+        shared.work()
+    for other in others:
+        other.result()
 
 
 class _Shared:
@@ -35,14 +37,14 @@ class _Shared:
         self._changed = Condition()
 
     def work(self) -> None:
-        while (piece := self._take()) is not None:
-            left: Sequence[Piece] = ()
-            failed = True
-            try:
-                left = piece()
-                failed = False
-            finally:
-                self._give(left, failed=failed)
+        try:
+            while (piece := self._take()) is not None:
+                self._give(piece())
+        except BaseException:
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
 
     def _take(self) -> Piece | None:
         with self._changed:
@@ -56,9 +58,8 @@ class _Shared:
                 self._changed.wait()
             return None
 
-    def _give(self, left: Sequence[Piece], *, failed: bool) -> None:
+    def _give(self, left: Sequence[Piece]) -> None:
         with self._changed:
             self._next.extend(left)
-            self._failed |= failed
             self._n_busy -= 1
             self._changed.notify_all()

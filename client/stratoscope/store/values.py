@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, IndexArray
 from stratoscope.store.objects import RunPath
-from stratoscope.store.pages import Chunk, Page, PagesError, find_chunk, read_pages
-from stratoscope.store.scratch import Scratch
-from stratoscope.store.shard import opened, read_column
+from stratoscope.store.pages import Chunk, Page, PageDecoder, PagesError, find_chunk, read_pages
+from stratoscope.store.shard import opened, read_column, store_faults
 from stratoscope.store.sharing import Piece, share
+from stratoscope.store.source import source_of
 from stratoscope_wire import Column
 
 
@@ -49,7 +49,7 @@ class ShardReader:
         ShardDamagedError, StorageError
             If it cannot be read, or has not these rows; or its store fails.
         """
-        self.fill(column, self.pages(column), out, Scratch())
+        self.fill(column, self.pages(column), out, PageDecoder())
 
     def pages(self, column: Column) -> list[Page] | None:
         """Read one column without decoding it; None if its pages are of a kind that Arrow must read, and judge.
@@ -62,10 +62,11 @@ class ShardReader:
         start, n_bytes = self._places[self._columns.index(column)].tolist()
         if not n_bytes:
             return None
-        with self._faults(column), opened(self.path) as file:
-            return list(read_pages(file, Chunk(start, n_bytes, self.n_rows * column.width)))
+        with self._faults(column):
+            source = source_of(self.path, start, n_bytes)
+            return list(read_pages(source, Chunk(start, n_bytes, self.n_rows * column.width)))
 
-    def fill(self, column: Column, pages: Sequence[Page] | None, out: FloatArray, scratch: Scratch) -> None:
+    def fill(self, column: Column, pages: Sequence[Page] | None, out: FloatArray, decoder: PageDecoder) -> None:
         """Decode what `pages` gave of one column, all of it or some adjacent rows.
 
         Parameters
@@ -87,13 +88,14 @@ class ShardReader:
         bits, done = out.reshape(-1).view(np.uint32), 0
         with self._faults(column):
             for page in pages:
-                page.decode(bits[done : done + page.n_values], scratch)
+                decoder.decode(page, bits[done : done + page.n_values])
                 done += page.n_values
 
     @contextmanager
     def _faults(self, column: Column) -> Iterator[None]:
         try:
-            yield
+            with store_faults(self.path):
+                yield
         except PagesError as error:
             raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
 
@@ -137,22 +139,24 @@ def read_values(shards: Sequence[ShardReader], column: Column, target: IndexArra
     """
     values = np.empty((n_selected, column.width), np.float32)
     pieces = np.split(target, np.cumsum([shard.n_rows for shard in shards])[:-1]) if shards else []
-    scratch = Scratch()
-    share(partial(_begin, shard, column, here, values, scratch) for shard, here in zip(shards, pieces, strict=True))
+    decoder = PageDecoder()
+    share(partial(_begin, shard, column, here, values, decoder) for shard, here in zip(shards, pieces, strict=True))
     return values
 
 
-def _begin(shard: ShardReader, column: Column, here: IndexArray, values: FloatArray, scratch: Scratch) -> list[Piece]:
+def _begin(
+    shard: ShardReader, column: Column, here: IndexArray, values: FloatArray, decoder: PageDecoder
+) -> list[Piece]:
     """Read a shard's part of a column; return the decoding of its pages, if each has whole rows."""
     if not (here >= 0).any():
         return []
     pages = shard.pages(column)
     if pages is None or any(page.n_values % column.width for page in pages):
-        _put(here, values, partial(shard.fill, column, pages, scratch=scratch))
+        _put(here, values, partial(shard.fill, column, pages, decoder=decoder))
         return []
     ends = np.cumsum([page.n_values // column.width for page in pages])
     parts = zip(pages, np.split(here, ends[:-1]), strict=True)
-    return [partial(_put, rows, values, partial(shard.fill, column, [page], scratch=scratch)) for page, rows in parts]
+    return [partial(_put, rows, values, partial(shard.fill, column, [page], decoder=decoder)) for page, rows in parts]
 
 
 def _put(here: IndexArray, values: FloatArray, fill: Callable[[FloatArray], None]) -> list[Piece]:
