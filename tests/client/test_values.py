@@ -1,5 +1,7 @@
 """Reading columns of shards: the same bits as Arrow's reader gives, and never a wrong one."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,41 @@ def test_a_footer_is_read_once_for_all_columns_and_later_damage_is_still_noticed
     path.unlink()
     with pytest.raises(ShardDamagedError):
         shard.read(COLUMNS[1], out)
+
+
+FOOTER_FLIPS = """
+import sys
+from pathlib import Path
+import numpy as np
+from stratoscope.errors import ShardDamagedError
+from tests.client.test_values import COLUMNS, as_bfloat16, read
+
+path = Path(sys.argv[1])
+content, expected = path.read_bytes(), read(path, COLUMNS[0], 40)
+start = content.rindex(COLUMNS[0].name.encode())
+counts = {"refused": 0, "as written": 0}
+for place in range(start - 10, start + 60):
+    for bit in range(8):
+        changed = bytearray(content)
+        changed[place] ^= 1 << bit
+        path.write_bytes(changed)
+        try:
+            values = read(path, COLUMNS[0], 40)
+        except ShardDamagedError:
+            counts["refused"] += 1
+        else:
+            np.testing.assert_array_equal(values.view(np.uint32), expected.view(np.uint32))
+            counts["as written"] += 1
+print(counts["refused"], counts["as written"])
+"""
+
+
+def test_no_flipped_bit_of_a_columns_footer_ends_the_process_or_changes_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "shard.parquet"
+    write_table(table_of(as_bfloat16, 40), path)
+    command = [sys.executable, "-c", FOOTER_FLIPS, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused, as_written = map(int, done.stdout.split())
+    assert refused > 50
+    assert refused + as_written == 560

@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
+
+from stratoscope.probes.cholesky import factorise, invert, solve
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ MARGIN_TOLERANCE: Final = 1e-7
 _ROUNDING: Final = 1e-9
 _MOST_STEPS: Final = 40
 _PATIENCE: Final = 3
-_FREE, _AT_ZERO, _AT_C = 0, 1, 2
+_FREE, _AT_ZERO, _AT_C = np.int8(0), np.int8(1), np.int8(2)
 
 
 class Margin(NamedTuple):
@@ -54,16 +55,8 @@ def inverse_gram(K: Floats) -> Floats | None:
     -------
     float64 array of shape (n_train, n_train), or None
     """
-    n_train = len(K)
-    factor, failed = dpotrf(K + K.trace() / n_train**2, lower=1, overwrite_a=1)
-    if failed:
-        return None
-    lower, failed = dpotri(factor, lower=1, overwrite_c=1)
-    if failed:
-        return None
-    inverse: Floats = np.tril(lower)
-    inverse += np.tril(lower, -1).T
-    return inverse
+    inverse: Floats = K + K.trace() / len(K) ** 2
+    return inverse if factorise(inverse) and invert(inverse) else None
 
 
 def widest_margin(K: Floats, inverse: Floats, signs: Floats, C: float) -> Margin | None:
@@ -80,13 +73,13 @@ def widest_margin(K: Floats, inverse: Floats, signs: Floats, C: float) -> Margin
         Penalty of the hinge loss.
     """
     side = np.full(len(signs), _FREE, np.int8)
-    unbound = np.stack([inverse @ signs, inverse.sum(axis=1)], axis=1)
+    unbound = np.stack([inverse @ signs, inverse.sum(axis=0)])
     fewest, patience = len(signs) + 1, _PATIENCE
     for _ in range(_MOST_STEPS):
         found = _given_sides(inverse, unbound, signs, C, side)
         if found is None:
             return None
-        moved = np.flatnonzero(found.side != side)
+        (moved,) = (found.side != side).nonzero()
         if not len(moved):
             return _checked(K, found.dual, signs, C)
         if len(moved) < fewest:
@@ -108,29 +101,29 @@ class _Found(NamedTuple):
 
 def _given_sides(inverse: Floats, unbound: Floats, signs: Floats, C: float, side: NDArray[np.int8]) -> _Found | None:
     """Solve with the bound rows held where they are; `unbound` is the inverse times the signs, and times ones."""
-    bound = np.flatnonzero(side)
+    (bound,) = side.nonzero()
     if len(bound) == len(side):
         return None
     at_c, y = side[bound] == _AT_C, signs[bound]
-    held = np.where(at_c, C * y, 0.0)
-    slack = -unbound[bound]
-    slack[:, 0] += held
+    held = C * y * at_c
+    slack = -unbound.take(bound, axis=1)
+    slack[0] += held
     full = unbound
     if len(bound):
-        rows = inverse[bound]
-        factor, failed = dpotrf(rows[:, bound].T, lower=1, clean=0, overwrite_a=1)
-        if failed:
+        rows = inverse.take(bound, axis=0)
+        factor = rows.take(bound, axis=1)
+        if not factorise(factor):
             return None
-        slack, _ = dpotrs(factor, slack, lower=1)
-        full = unbound + rows.T @ slack
-    intercept = full[:, 0].sum() / full[:, 1].sum()
-    dual = full[:, 0] - intercept * full[:, 1]
+        solve(factor, slack)
+        full = unbound + slack @ rows
+    with_signs, with_ones = full.sum(axis=1)
+    intercept = with_signs / with_ones
+    dual = full[0] - intercept * full[1]
     dual[bound] = held
-    excess = y * (slack[:, 0] - intercept * slack[:, 1])  # margins of the bound rows, less 1
+    excess = y * (slack[0] - intercept * slack[1])  # margins of the bound rows, less 1
     alpha = signs * dual
-    wanted = np.where(alpha < 0, _AT_ZERO, np.where(alpha > C, _AT_C, _FREE)).astype(np.int8)
-    stays = np.where(at_c, excess <= _ROUNDING, excess >= -_ROUNDING)
-    wanted[bound] = np.where(stays, side[bound], _FREE)
+    wanted = _AT_ZERO * (alpha < 0) + _AT_C * (alpha > C)
+    wanted[bound] = side[bound] * (np.where(at_c, excess, -excess) <= _ROUNDING)
     return _Found(dual, wanted)
 
 

@@ -214,7 +214,9 @@ def _fit_columns(
             sent.append((checked, path, done))
             yield joblib.delayed(_fit)(X, task, here) if done is None else joblib.delayed(_fit)(None, None, here)
 
-    pool = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs", batch_size=1)
+    pool = joblib.Parallel(
+        n_jobs=n_jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs + 1", batch_size=1
+    )
     for fit in pool(jobs()):
         key, path, done = sent.popleft()
         if kept is not None and done is None:

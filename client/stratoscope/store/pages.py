@@ -117,10 +117,13 @@ class PageDecoder(threading.local):
 
 
 def find_chunk(column: pq.ColumnChunkMetaData) -> Chunk | None:
-    """Return where a column's pages lie, or None if they are not of the kind that `read_pages` reads."""
+    """Return where a column's pages lie, or None if they are not of the kind that `read_pages` reads.
+
+    How they are compressed is seen by `is_compressed`: asked for a codec that it does not know, as a flipped bit makes
+    it, Arrow ends the process.
+    """
     known = (
         column.physical_type == "FLOAT"
-        and column.compression == "ZSTD"
         and set(column.encodings) == {"RLE", "BYTE_STREAM_SPLIT"}
         and not column.has_dictionary_page
     )
@@ -154,6 +157,18 @@ def read_pages(source: Source, chunk: Chunk) -> Iterator[Page]:
         yield page
     if first != chunk.n_values:
         raise PagesError(f"the pages hold {first} values where {chunk.n_values} were expected")
+
+
+def is_compressed(page: Page) -> bool:
+    """Tell whether a page is compressed by Zstandard.
+
+    Raises
+    ------
+    PagesError, OSError
+        As `PageDecoder.decode`.
+    """
+    n_bytes = min(page.n_bytes, len(zstandard.FRAME_HEADER))
+    return _read(page.source, page.place, np.empty(n_bytes, np.uint8)).tobytes() == zstandard.FRAME_HEADER
 
 
 def _read(source: Source, place: int, out: Bytes) -> Bytes:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, IndexArray
 from stratoscope.store.objects import RunPath
-from stratoscope.store.pages import Chunk, Page, PageDecoder, PagesError, find_chunk, read_pages
+from stratoscope.store.pages import Chunk, Page, PageDecoder, PagesError, find_chunk, is_compressed, read_pages
 from stratoscope.store.shard import opened, read_column, store_faults
 from stratoscope.store.sharing import Piece, share
 from stratoscope.store.source import source_of
@@ -64,7 +64,8 @@ class ShardReader:
             return None
         with self._faults(column):
             source = source_of(self.path, start, n_bytes)
-            return list(read_pages(source, Chunk(start, n_bytes, self.n_rows * column.width)))
+            pages = list(read_pages(source, Chunk(start, n_bytes, self.n_rows * column.width)))
+            return pages if is_compressed(pages[0]) else None
 
     def fill(self, column: Column, pages: Sequence[Page] | None, out: FloatArray, decoder: PageDecoder) -> None:
         """Decode what `pages` gave of one column, all of it or some adjacent rows.
