@@ -108,7 +108,7 @@ class Activations(Mapping[Key, Values]):
 
     def _chunks(self, column: Column) -> Iterator[FloatArray]:
         for batch in self._batches:
-            values = batch.column(column.name).values.to_numpy(zero_copy_only=False)
+            values = np.from_dlpack(batch.column(column.name).values)
             yield to_float32(values, self._dtype).reshape(-1, column.width)
 
     def _per_stimulus(self, label: str, values: FloatArray) -> Values:

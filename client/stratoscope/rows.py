@@ -83,7 +83,8 @@ class RowIndex:
             counts = np.bincount(stimulus[rows], minlength=len(ids))
             _check(counts, ids, label)
             selectors[label] = SelectorRows(rows, counts)
-        position, token_id = (keys.column(name).to_numpy() for name in ("position", "token_id"))
+        numbers = (np.from_dlpack(keys.column(name).combine_chunks()) for name in ("position", "token_id"))
+        position, token_id = (one.astype(np.int32, copy=False) for one in numbers)
         return cls(keys.num_rows, selectors, position, token_id)
 
     def target(self, label: str) -> IndexArray:
@@ -120,7 +121,7 @@ class RowIndex:
 
 def _codes(column: pa.ChunkedArray, values: Sequence[str]) -> IndexArray:
     found = pc.fill_null(pc.index_in(column, value_set=pa.array(values, pa.utf8())), -1)
-    return np.asarray(found.to_numpy(), np.intp)
+    return np.from_dlpack(found.combine_chunks()).astype(np.intp)
 
 
 def _check(counts: IndexArray, ids: Sequence[str], label: str) -> None:

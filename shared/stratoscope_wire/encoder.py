@@ -103,7 +103,7 @@ class StreamEncoder:
         """Return the schema message."""
         schema = self._schema.with_metadata(self._header.to_metadata())
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), schema, options=self._options)
-        self._empty = pa.RecordBatch.from_pylist([], schema=schema)
+        self._empty = pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
         return self._sink.take()
 
     def encode(self, block: Block) -> Iterator[list[Piece]]:

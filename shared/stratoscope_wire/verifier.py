@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from stratoscope_wire.checksum import BatchChecksum, stream_checksum
@@ -71,7 +72,7 @@ class BatchVerifier:
         for index in range(N_KEYS):
             checksum.add(batch.column(index))
         for index, column in enumerate(self._expected.columns):
-            values = batch.column(N_KEYS + index).values.to_numpy(zero_copy_only=False)
+            values = np.from_dlpack(batch.column(N_KEYS + index).values)
             checksum.add_values(values)
             if not is_finite(values, self._expected.dtype):
                 not_finite.append(column.name)

@@ -65,7 +65,7 @@ def _check_keys(content: Content, file: pq.ParquetFile) -> None:
 
 
 def _check_by_arrow(name: str, rows: ColumnRows, file: pq.ParquetFile) -> None:
-    found = file.read(columns=[name]).column(0).combine_chunks().flatten().to_numpy()
+    found = np.from_dlpack(file.read(columns=[name]).column(0).combine_chunks().flatten())
     expected = rows.part(0, rows.n_rows, Scratch()).reshape(-1)
     if not np.array_equal(found.view(np.uint32), expected.view(np.uint32)):
         raise PagesError(f"Arrow reads other values in column {name} than were written")

@@ -38,7 +38,7 @@ class ColumnRows:
             values = some.flatten()
             if some.null_count or values.null_count:
                 raise ValueError("a column of activations holds a null")
-            pieces.append((values.to_numpy().reshape(len(some), some.type.list_size), dtype))
+            pieces.append((np.from_dlpack(values).reshape(len(some), some.type.list_size), dtype))
         return cls(pieces)
 
     @property

@@ -152,5 +152,5 @@ def _check_stimuli(
 def _check_values(table: pa.Table) -> None:
     for name in table.schema.names[len(KEY_NAMES) :]:
         for chunk in table.column(name).chunks:
-            if not np.isfinite(chunk.flatten().to_numpy()).all():
+            if not np.isfinite(np.from_dlpack(chunk.flatten())).all():
                 raise ShardDamagedError(f"column {name} in it has a value that is not finite")

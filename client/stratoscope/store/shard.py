@@ -129,7 +129,7 @@ def read_column(path: RunPath, column: Column) -> FloatArray:
     values = rows.combine_chunks().flatten()
     if values.null_count or len(values) != len(rows) * column.width:
         raise ShardDamagedError(f"column {column.name} of shard {path} holds nulls")
-    return np.asarray(values.to_numpy(zero_copy_only=True), np.float32).reshape(-1, column.width)
+    return np.asarray(np.from_dlpack(values), np.float32).reshape(-1, column.width)
 
 
 def _read(path: RunPath, names: Sequence[str]) -> pa.Table:
