@@ -24,6 +24,8 @@ from stratoscope.errors import (
 from stratoscope.probing import ProbeSettings, probe_run
 from stratoscope.stimuli import StimulusTable
 from stratoscope.store import desk as desks
+from stratoscope.store import writer as writers
+from stratoscope.store.ledger import Ledger, ShardRecord
 from stratoscope.store.objects import ObjectPath
 from stratoscope.store.run import Run
 from stratoscope.targets import Target
@@ -75,6 +77,26 @@ def test_a_run_is_collected_into_a_store_and_the_desk_keeps_no_shard(
     assert list((tmp_path / "desk" / "shards").glob("*.parquet")) == []
     assert names(store, "plain", "writers") == []
     assert 0 < len(names(store, "plain", "ledgers")) <= 2
+
+
+def test_shards_are_listed_no_more_often_for_more_of_them(
+    store: Store, client: Client, table: StimulusTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[int] = []
+    shards = Ledger.shards
+
+    def seen(ledger: Ledger) -> list[ShardRecord]:
+        found = shards(ledger)
+        listed[-1] += 1
+        return found
+
+    monkeypatch.setattr(Ledger, "shards", seen)
+    monkeypatch.setattr(writers, "MANIFEST_SHARE", 1e9)
+    for name, shard_bytes in (("one", 1 << 20), ("many", 600)):
+        listed.append(0)
+        assert gather(table, store.url(name), client, tmp_path / name, shard_bytes=shard_bytes).is_complete
+    assert len(names(store, "many", "shards")) > len(names(store, "one", "shards")) + 3
+    assert listed[1] == listed[0]
 
 
 @pytest.mark.parametrize("times", [0, 1000])

@@ -6,16 +6,20 @@ import logging
 import os
 import platform
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+import pyarrow as pa
+
 from stratoscope.errors import RunError, RunLockedError
+from stratoscope.stimuli.table import StimulusTable
 from stratoscope.store.asides import put_aside
 from stratoscope.store.damage import require_whole
 from stratoscope.store.disk import disk_faults
 from stratoscope.store.durable import replace_file
-from stratoscope.store.ledger import FILE_NAME, now
+from stratoscope.store.ledger import FILE_NAME, ShardRecord, now
 from stratoscope.store.manifest import FILE_NAME as MANIFEST
 from stratoscope.store.measurement import Measurement
 from stratoscope.store.objects import ObjectStore, is_url
@@ -23,6 +27,7 @@ from stratoscope.store.published import LEDGERS, epoch_of, ledger_name, ledger_n
 from stratoscope.store.recovery import sweep
 from stratoscope.store.shard import FOLDER, SUFFIX
 from stratoscope.store.writer import RunWriter
+from stratoscope_wire.request import Dtype
 
 WRITERS: Final = "writers"
 SUPERSEDED: Final = "superseded"
@@ -72,6 +77,7 @@ class DeskWriter(RunWriter):
         self._claim = self.store.path(WRITERS)
         self._known: list[str] = []
         self._epoch = self._number = 0
+        self._waiting: list[ShardRecord] = []
         self._uploaded: set[str] = set()
         self._ledger_bytes = 0
         super().__init__(desk or default_desk(self.store), measurement)
@@ -124,6 +130,22 @@ class DeskWriter(RunWriter):
         listed = self.store.list(FOLDER)
         self.store.sizes.update({f"{FOLDER}/{name}": listed[name] for name in names & listed.keys()})
         require_whole(self.store.path(), [one for one in self._ledger.stimuli() if one.shard in names], away)
+        self._find_waiting()
+
+    def _find_waiting(self) -> None:
+        """Look for the shards on the desk, once: for every shard anew it would cost the square of their number."""
+        self._waiting = [shard for shard in self._ledger.shards() if self._here(shard.name).is_file()]
+
+    def enter(self, table: StimulusTable) -> None:
+        """Enter the table's stimuli; as `RunWriter.enter`."""
+        super().enter(table)
+        self._find_waiting()
+
+    def commit(self, batches: Sequence[tuple[pa.RecordBatch, Dtype]]) -> ShardRecord:
+        """Commit verified batches as one shard on the desk; as `RunWriter.commit`."""
+        record = super().commit(batches)
+        self._waiting.append(record)
+        return record
 
     def write_manifest(self, *, at_leisure: bool = False) -> None:
         """Upload what is on the desk, then the ledger that names it, then the manifest; then clear the desk.
@@ -143,17 +165,17 @@ class DeskWriter(RunWriter):
         """
         super().write_manifest(at_leisure=at_leisure)
         self._require_turn()
-        here = [shard for shard in self._ledger.shards() if self._here(shard.name).is_file()]
-        for shard in here:
+        for shard in self._waiting:
             if shard.name not in self._uploaded:
                 self.store.path(FOLDER, shard.name).upload(self._here(shard.name), shard.sha256)
                 self._uploaded.add(shard.name)
-        if at_leisure and sum(shard.bytes for shard in here) < SHARDS_TO_LEDGER * self._ledger_bytes:
+        if at_leisure and sum(shard.bytes for shard in self._waiting) < SHARDS_TO_LEDGER * self._ledger_bytes:
             return
         self._publish()
         with disk_faults(self.run_dir):
-            for shard in here:
+            for shard in self._waiting:
                 self._here(shard.name).unlink()
+        self._waiting.clear()
         self._uploaded.clear()
 
     def _require_turn(self) -> None:
