@@ -7,15 +7,17 @@ import time
 from typing import Final
 
 PIECE_BYTES: Final = 1 << 20
+N_PIECES: Final = 64
+"""Sent in turn, more than the caches hold, as activations are; never written to they would be the kernel's one page."""
 
 SENDER: Final = """
 import socket, sys
-port, n_bytes, size = map(int, sys.argv[1:])
-piece = bytes(size)
+port, n_bytes, size, n_pieces = map(int, sys.argv[1:])
+pieces = [bytes([1 + number]) * size for number in range(n_pieces)]
 with socket.create_connection(("127.0.0.1", port)) as out:
     out.recv(1)
-    for _ in range(n_bytes // size):
-        out.sendall(piece)
+    for number in range(n_bytes // size):
+        out.sendall(pieces[number % n_pieces])
 """
 
 
@@ -23,7 +25,7 @@ def socket_rate(n_bytes: int) -> float:
     """Send so many bytes from another process in pieces of 1 MiB, receive them into one buffer; return bytes per s."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        order = [sys.executable, "-c", SENDER, str(port), str(n_bytes), str(PIECE_BYTES)]
+        order = [sys.executable, "-c", SENDER, *map(str, (port, n_bytes, PIECE_BYTES, N_PIECES))]
         with subprocess.Popen(order) as sender:
             connection, _ = listener.accept()
             with connection:
