@@ -51,8 +51,11 @@ def fit_svms(
     """
     if not fold.is_wide and len(fold.train_rows) > GRAM_LIMIT:
         return _fit_features(fold, codes, train, test, penalties)
-    gram = fold.gram if test is None else Gram(fold.gram.train[np.ix_(train, train)], fold.gram.train[test][:, train])
-    inverse = fold.inverse if test is None else inverse_gram(gram.train) if fold.is_wide else None
+    if test is None:
+        gram, inverse = fold.gram, fold.inverse
+    else:
+        gram = Gram(fold.gram.train[np.ix_(train, train)], fold.gram.train[test][:, train])
+        inverse = inverse_gram(gram.train) if fold.is_wide else None
     found: list[Decisions] = []
     is_hard = False
     for C in penalties:

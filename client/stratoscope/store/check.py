@@ -17,7 +17,7 @@ from stratoscope.store.sharing import Piece, share
 from stratoscope.store.source import FileSource
 
 
-class Memory(NamedTuple):
+class _Memory(NamedTuple):
     """What each thread uses again: for rows as they came, and for a page as it is read back."""
 
     widened: Scratch
@@ -72,7 +72,7 @@ def _check_by_arrow(name: str, rows: ColumnRows, file: pq.ParquetFile) -> None:
 
 
 def _check_columns(content: Content, path: Path, metadata: pq.FileMetaData) -> None:
-    memory = Memory(Scratch(), Scratch(), PageDecoder())
+    memory = _Memory(Scratch(), Scratch(), PageDecoder())
     group = metadata.row_group(0)
     places = {group.column(index).path_in_schema: group.column(index) for index in range(metadata.num_columns)}
     share(
@@ -82,7 +82,7 @@ def _check_columns(content: Content, path: Path, metadata: pq.FileMetaData) -> N
 
 
 def _check_column(
-    name: str, rows: ColumnRows, path: Path, place: pq.ColumnChunkMetaData, memory: Memory
+    name: str, rows: ColumnRows, path: Path, place: pq.ColumnChunkMetaData, memory: _Memory
 ) -> list[Piece]:
     chunk = find_chunk(place)
     if chunk is None or chunk.n_values != rows.n_rows * rows.width:
@@ -90,7 +90,7 @@ def _check_column(
     return [partial(_check_page, name, rows, page, memory) for page in read_pages(FileSource(path), chunk)]
 
 
-def _check_page(name: str, rows: ColumnRows, page: Page, memory: Memory) -> list[Piece]:
+def _check_page(name: str, rows: ColumnRows, page: Page, memory: _Memory) -> list[Piece]:
     (first, rest), (n_rows, more) = divmod(page.first, rows.width), divmod(page.n_values, rows.width)
     expected = rows.part(first, first + n_rows, memory.widened).reshape(-1).view(np.uint32)
     if rest or more or len(expected) != page.n_values:

@@ -125,12 +125,13 @@ class DeskWriter(RunWriter):
 
     def _recover(self) -> None:
         sweep(self.run_dir)
-        away = [shard for shard in self._ledger.shards() if not self._here(shard.name).is_file()]
+        self._find_waiting()
+        here = {shard.name for shard in self._waiting}
+        away = [shard for shard in self._ledger.shards() if shard.name not in here]
         names = {shard.name for shard in away}
         listed = self.store.list(FOLDER)
         self.store.sizes.update({f"{FOLDER}/{name}": listed[name] for name in names & listed.keys()})
         require_whole(self.store.path(), [one for one in self._ledger.stimuli() if one.shard in names], away)
-        self._find_waiting()
 
     def _find_waiting(self) -> None:
         """Look for the shards on the desk, once: for every shard anew it would cost the square of their number."""

@@ -142,13 +142,13 @@ def _read(path: RunPath, names: Sequence[str]) -> pa.Table:
 
 @contextmanager
 def opened(path: RunPath) -> Iterator[pa.NativeFile]:
-    """Open a shard; raises as `store_faults`."""
-    with store_faults(path), pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as file:
+    """Open a shard; raises as `shard_faults`."""
+    with shard_faults(path), pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as file:
         yield file
 
 
 @contextmanager
-def store_faults(path: RunPath) -> Iterator[None]:
+def shard_faults(path: RunPath) -> Iterator[None]:
     """Say of which shard a fault is.
 
     Raises

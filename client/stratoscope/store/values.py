@@ -12,7 +12,7 @@ from stratoscope.errors import ShardDamagedError
 from stratoscope.rows import FloatArray, IndexArray
 from stratoscope.store.objects import RunPath
 from stratoscope.store.pages import Chunk, Page, PageDecoder, PagesError, find_chunk, is_compressed, read_pages
-from stratoscope.store.shard import opened, read_column, store_faults
+from stratoscope.store.shard import opened, read_column, shard_faults
 from stratoscope.store.sharing import Piece, share
 from stratoscope.store.source import source_of
 from stratoscope_wire import Column
@@ -95,7 +95,7 @@ class ShardReader:
     @contextmanager
     def _faults(self, column: Column) -> Iterator[None]:
         try:
-            with store_faults(self.path):
+            with shard_faults(self.path):
                 yield
         except PagesError as error:
             raise ShardDamagedError(f"column {column.name} of shard {self.path} cannot be read: {error}") from error
